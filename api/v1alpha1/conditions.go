@@ -1,0 +1,79 @@
+package v1alpha1
+
+// The conditions of an AppIsolation. Ready is what to wait for: it is True when Accepted and Programmed are. The
+// others warn and never block it.
+const (
+	// ConditionAccepted says whether the declaration itself is right.
+	ConditionAccepted = "Accepted"
+	// ConditionResolvedRefs says whether everything that the declaration refers to exists.
+	ConditionResolvedRefs = "ResolvedRefs"
+	// ConditionProgrammed says whether the policies are written as declared.
+	ConditionProgrammed = "Programmed"
+	// ConditionPaired says whether the applications that this one names declare their half.
+	ConditionPaired = "Paired"
+	// ConditionReady sums up Accepted and Programmed.
+	ConditionReady = "Ready"
+	// ConditionReconciling is kstatus' sign that work goes on; absent otherwise.
+	ConditionReconciling = "Reconciling"
+	// ConditionStalled is kstatus' sign that only the user can help; absent otherwise.
+	ConditionStalled = "Stalled"
+)
+
+// Reasons of Accepted.
+const (
+	// ReasonValid means that the declaration can be carried out.
+	ReasonValid = "Valid"
+	// ReasonInvalid means that a field is wrong: the message names it. The last good policies stay in force.
+	ReasonInvalid = "Invalid"
+	// ReasonScopeConflict means that an older application of the namespace already has scope: Namespace.
+	ReasonScopeConflict = "ScopeConflict"
+)
+
+// Reasons of ResolvedRefs.
+const (
+	// ReasonResolved means that everything referred to exists.
+	ReasonResolved = "Resolved"
+	// ReasonAppNotFound means that an AppIsolation named as a peer does not exist.
+	ReasonAppNotFound = "AppNotFound"
+	// ReasonAppInvalid means that an AppIsolation named as a peer declares that tier wrongly.
+	ReasonAppInvalid = "AppInvalid"
+	// ReasonTierNotFound means that a peer application has no such tier.
+	ReasonTierNotFound = "TierNotFound"
+	// ReasonPortNotFound means that a peer application's tier declares no such port, or none at all.
+	ReasonPortNotFound = "PortNotFound"
+	// ReasonEntityUndefined means that nobody has said on this cluster what an entity is.
+	ReasonEntityUndefined = "EntityUndefined"
+	// ReasonNamespaceNotFound means that a namespace named as a peer does not exist. Its rule is written all the same
+	// and works from the moment that the namespace does.
+	ReasonNamespaceNotFound = "NamespaceNotFound"
+)
+
+// Reasons of Programmed.
+const (
+	// ReasonProgrammed means that the API server holds every policy as declared.
+	ReasonProgrammed = "Programmed"
+	// ReasonNameConflict means that somebody else's NetworkPolicy has the name of one of ours. It is left as it is.
+	ReasonNameConflict = "NameConflict"
+	// ReasonApplyFailed means that the API server refused or failed a write; it is tried again.
+	ReasonApplyFailed = "ApplyFailed"
+	// ReasonDryRun means that spec.mode is DryRun, so nothing is written.
+	ReasonDryRun = "DryRun"
+	// ReasonNotAccepted means that the declaration is not accepted, so what was in force stays.
+	ReasonNotAccepted = "NotAccepted"
+)
+
+// Reasons of Paired.
+const (
+	// ReasonPaired means that every application named as a peer declares its half.
+	ReasonPaired = "Paired"
+	// ReasonPeerMissing means that a peer application does not declare its half of an entry.
+	ReasonPeerMissing = "PeerMissing"
+)
+
+// Reasons of Ready and Reconciling that no other condition has.
+const (
+	// ReasonReady means that the declaration is accepted and its policies are written.
+	ReasonReady = "Ready"
+	// ReasonRetrying means that a write failed and is tried again.
+	ReasonRetrying = "Retrying"
+)

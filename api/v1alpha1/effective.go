@@ -1,0 +1,31 @@
+package v1alpha1
+
+// The CRD sets no defaults: a default inside a list would make Argo CD see a difference for ever, and offline input
+// never meets them. What an empty field means is said here, once.
+
+// EffectiveMode is the spec's mode; empty means Enforce.
+func (s *AppIsolationSpec) EffectiveMode() Mode {
+	if s.Mode == "" {
+		return ModeEnforce
+	}
+	return s.Mode
+}
+
+// EffectiveScope is the spec's scope; empty means Tiers.
+func (s *AppIsolationSpec) EffectiveScope() Scope {
+	if s.Scope == "" {
+		return ScopeTiers
+	}
+	return s.Scope
+}
+
+// DNSEnabled says whether the tier may ask the cluster's name servers; an empty dns means that it may.
+func (t *Tier) DNSEnabled() bool { return t.DNS != DNSDisabled }
+
+// EffectiveProtocol is the port's protocol; empty means TCP.
+func (p *Port) EffectiveProtocol() Protocol {
+	if p.Protocol == "" {
+		return ProtocolTCP
+	}
+	return p.Protocol
+}
