@@ -1,0 +1,44 @@
+package isolation
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+// What our policies carry. Nothing on them is copied from the AppIsolation: a tracking label copied to a child makes
+// Argo CD prune it.
+const (
+	// LabelManagedBy is Kubernetes' own label for who manages an object.
+	LabelManagedBy = "app.kubernetes.io/managed-by"
+	// ManagedBy is its value on our policies.
+	ManagedBy = "appisolation"
+	// LabelApp is the application's name, shortened like a policy's name where it is too long for a label.
+	LabelApp = "appisolation.io/app"
+	// LabelTier is the tier's name; the default deny has none.
+	LabelTier = "appisolation.io/tier"
+	// LabelUID is the application's UID: the second proof that a policy is ours, should its owner reference be stripped.
+	LabelUID = "appisolation.io/app-uid"
+	// AnnotationRules says for each rule which line of the declaration it comes from.
+	AnnotationRules = "appisolation.io/rules"
+)
+
+// DefaultDeny stands where the tier would in the name of the policy that scope Namespace adds. No tier may have it.
+const DefaultDeny = "default-deny"
+
+// maxName is the longest label value, and so the longest name that we make.
+const maxName = 63
+
+// PolicyName is the name of a tier's policy: <app>-<tier>, or, where that is longer than 63 characters, its beginning
+// and 8 hex digits of a hash of the whole. Distinct, stable and legal for every legal name.
+func PolicyName(app, tier string) string { return shorten(app + "-" + tier) }
+
+func shorten(full string) string {
+	if len(full) <= maxName {
+		return full
+	}
+	sum := sha256.Sum256([]byte(full))
+	suffix := "-" + hex.EncodeToString(sum[:4])
+	// A dot or dash before the suffix would make an empty or ill-formed DNS label.
+	return strings.TrimRight(full[:maxName-len(suffix)], "-.") + suffix
+}

@@ -1,0 +1,149 @@
+package isolation
+
+import (
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Plan is what to write to make a cluster's policies the desired ones.
+type Plan struct {
+	// Steps are carried out one after the other, the changes within one in any order. A step must not begin unless all
+	// before it are done whole.
+	Steps [][]Change
+	// Conflicts are the names of desired policies that somebody else's policy has.
+	Conflicts []string
+}
+
+// Change is one write.
+type Change struct {
+	Operation v1alpha1.Operation
+	// Policy is the object to write; to delete, the object that is there.
+	Policy *networkingv1.NetworkPolicy
+}
+
+// NewPlan compares the desired policies of an application with those that are there: all of its own, and all that have
+// a desired name, whoever's they are. Nothing that is not the application's own is in any step.
+//
+// The order keeps every prefix of the writes within what the old or the new declaration allows, and cuts nothing that
+// both allow (a pod is selected by its new policy before its old one goes, and the default deny is only there while
+// every tier's policy is):
+//
+//  1. policies that are new
+//  2. policies that change
+//  3. the default deny, written or deleted
+//  4. policies that are obsolete
+func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
+	var plan Plan
+	var creates, updates, defaultDeny, deletes []Change
+	denyName := PolicyName(app.Name, DefaultDeny)
+	for _, want := range desired {
+		want = owned(want, app)
+		have := named(existing, want.Name)
+		switch {
+		case have == nil && want.Name == denyName:
+			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationCreate, want})
+		case have == nil:
+			creates = append(creates, Change{v1alpha1.OperationCreate, want})
+		case !Owns(app.UID, have):
+			plan.Conflicts = append(plan.Conflicts, want.Name)
+		case upToDate(have, want):
+		case want.Name == denyName:
+			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationUpdate, merged(have, want)})
+		default:
+			updates = append(updates, Change{v1alpha1.OperationUpdate, merged(have, want)})
+		}
+	}
+	for _, have := range existing {
+		switch {
+		case !Owns(app.UID, have) || named(desired, have.Name) != nil:
+		case have.Name == denyName:
+			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationDelete, have})
+		default:
+			deletes = append(deletes, Change{v1alpha1.OperationDelete, have})
+		}
+	}
+	plan.Steps = [][]Change{creates, updates}
+	if len(plan.Conflicts) == 0 { // else a tier has no policy, and these would cut it or open it
+		plan.Steps = append(plan.Steps, defaultDeny, deletes)
+	}
+	plan.Steps = slices.DeleteFunc(plan.Steps, func(step []Change) bool { return len(step) == 0 })
+	return plan
+}
+
+// Changes are all changes of a plan, in order.
+func (p Plan) Changes() []Change { return slices.Concat(p.Steps...) }
+
+// Owns says whether a policy belongs to the application with this UID: by its controller reference; or, where the
+// reference was stripped and nobody else controls it, by the label that we put on it.
+func Owns(app types.UID, policy *networkingv1.NetworkPolicy) bool {
+	if controller := metav1.GetControllerOf(policy); controller != nil {
+		return controller.UID == app
+	}
+	return policy.Labels[LabelUID] == string(app)
+}
+
+// owned is a policy with the marks of its application. The reference does not block the owner's deletion: that would
+// take the right to change the owner's finalizers.
+func owned(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) *networkingv1.NetworkPolicy {
+	policy = policy.DeepCopy()
+	controller := true
+	policy.Labels[LabelUID] = string(app.UID)
+	policy.OwnerReferences = []metav1.OwnerReference{{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: "AppIsolation", Name: app.Name, UID: app.UID, Controller: &controller,
+	}}
+	return policy
+}
+
+// upToDate compares what we say of a policy; labels and annotations that others added are theirs.
+func upToDate(have, want *networkingv1.NetworkPolicy) bool {
+	return equality.Semantic.DeepEqual(have.Spec, want.Spec) &&
+		equality.Semantic.DeepEqual(have.OwnerReferences, want.OwnerReferences) &&
+		contains(have.Labels, want.Labels) &&
+		contains(have.Annotations, want.Annotations) &&
+		(have.Annotations[AnnotationRules] == "" || want.Annotations[AnnotationRules] != "")
+}
+
+// merged is the policy that is there, made into the desired one. It keeps the resource version, so that a write from
+// an outdated view is refused.
+func merged(have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	result := have.DeepCopy()
+	result.Spec, result.OwnerReferences = want.Spec, want.OwnerReferences
+	result.Labels = overlaid(result.Labels, want.Labels)
+	delete(result.Annotations, AnnotationRules)
+	result.Annotations = overlaid(result.Annotations, want.Annotations)
+	return result
+}
+
+func overlaid(base, over map[string]string) map[string]string {
+	if base == nil {
+		base = map[string]string{}
+	}
+	for key, value := range over {
+		base[key] = value
+	}
+	return base
+}
+
+func contains(have, want map[string]string) bool {
+	for key, value := range want {
+		if got, found := have[key]; !found || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func named(policies []*networkingv1.NetworkPolicy, name string) *networkingv1.NetworkPolicy {
+	for _, policy := range policies {
+		if policy.Name == name {
+			return policy
+		}
+	}
+	return nil
+}

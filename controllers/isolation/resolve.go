@@ -1,0 +1,495 @@
+package isolation
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Problem is something that keeps a declaration from being true.
+type Problem struct {
+	// Condition is the condition that is False because of it: Accepted, ResolvedRefs or Paired.
+	Condition string
+	// Reason is one of that condition's reasons.
+	Reason string
+	// Direction and Entry name the ingress or egress entry; empty where it is about something else.
+	Direction v1alpha1.Direction
+	Entry     v1alpha1.EntryName
+	// Closed means that there is no rule for it.
+	Closed bool
+	// Message says what is wrong, where, and what to do.
+	Message string
+}
+
+// Resolve turns a declaration into its model. A problem with Accepted means that there is no model: whatever is in
+// force must stay. All other problems are partial: what cannot be resolved has no edge, and never a wider one.
+func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
+	if problems := notAccepted(app, facts); len(problems) > 0 {
+		return Model{}, problems
+	}
+	r := resolver{app: app, facts: facts}
+	model := Model{
+		Namespace: app.Namespace,
+		Name:      app.Name,
+		Tiers:     tiers(&app.Spec),
+		Edges:     sortedUnique(slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())),
+		DenyRest:  app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace,
+	}
+	return model, r.sortedProblems()
+}
+
+func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
+	var problems []Problem
+	for _, err := range Validate(app) {
+		problems = append(problems, Problem{Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonInvalid, Message: err.Error()})
+	}
+	if facts.ScopeHolder != "" && app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
+		problems = append(problems, Problem{
+			Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonScopeConflict,
+			Message: fmt.Sprintf("spec.scope: AppIsolation %s already has scope: Namespace in this namespace: write scope: Tiers here", facts.ScopeHolder),
+		})
+	}
+	return problems
+}
+
+func tiers(spec *v1alpha1.AppIsolationSpec) []Tier {
+	var tiers []Tier
+	for i := range spec.Tiers {
+		tiers = append(tiers, Tier{Name: string(spec.Tiers[i].Name), Selector: normalSelector(spec.Tiers[i].PodSelector)})
+	}
+	slices.SortFunc(tiers, func(a, b Tier) int { return cmp.Compare(a.Name, b.Name) })
+	return tiers
+}
+
+// resolver goes through one valid declaration and gathers its problems.
+type resolver struct {
+	app      *v1alpha1.AppIsolation
+	facts    Facts
+	problems []Problem
+}
+
+// entry is an ingress or egress entry, for the problems found in it.
+type entry struct {
+	direction v1alpha1.Direction
+	name      v1alpha1.EntryName
+}
+
+func (e entry) String() string {
+	if e.direction == v1alpha1.DirectionIngress {
+		return fmt.Sprintf("ingress %q", e.name)
+	}
+	return fmt.Sprintf("egress %q", e.name)
+}
+
+func (e entry) line() string {
+	if e.direction == v1alpha1.DirectionIngress {
+		return "ingress " + string(e.name)
+	}
+	return "egress " + string(e.name)
+}
+
+func (r *resolver) report(e entry, condition, reason string, closed bool, format string, args ...any) {
+	r.problems = append(r.problems, Problem{
+		Condition: condition, Reason: reason, Direction: e.direction, Entry: e.name, Closed: closed,
+		Message: fmt.Sprintf("%s: ", e) + fmt.Sprintf(format, args...),
+	})
+}
+
+// unresolved reports that something the entry refers to is missing, so that it has no rule.
+func (r *resolver) unresolved(e entry, reason, format string, args ...any) {
+	r.report(e, v1alpha1.ConditionResolvedRefs, reason, true, format, args...)
+}
+
+func (r *resolver) sortedProblems() []Problem {
+	slices.SortStableFunc(r.problems, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Message, b.Message))
+	})
+	return slices.Compact(r.problems)
+}
+
+func (r *resolver) flows() []Edge {
+	var edges []Edge
+	for i := range r.app.Spec.Flows {
+		flow := &r.app.Spec.Flows[i]
+		for _, from := range sources(&r.app.Spec, flow.From) {
+			for _, to := range destinations(&r.app.Spec, flow.To) {
+				edges = append(edges, Edge{
+					From:  End{Tier: string(from.Name)},
+					To:    End{Tier: string(to.Name)},
+					Ports: declaredPorts(to, flow.Ports),
+					Line:  fmt.Sprintf("flow %s -> %s", flow.From, flow.To),
+				})
+			}
+		}
+	}
+	return edges
+}
+
+func (r *resolver) ingress() []Edge {
+	var edges []Edge
+	for i := range r.app.Spec.Ingress {
+		in := &r.app.Spec.Ingress[i]
+		e := entry{v1alpha1.DirectionIngress, in.Name}
+		tiers := uniqueTiers(&r.app.Spec, in.To, destinations)
+		var from End
+		for j := range in.From {
+			for _, found := range r.peer(e, &in.From[j]) {
+				from = join(from, found.end)
+			}
+			r.checkPair(e, &in.From[j], tiers, in.Ports)
+		}
+		if from.nobody() {
+			continue
+		}
+		for _, to := range tiers {
+			edges = append(edges, Edge{From: from.normal(), To: End{Tier: string(to.Name)}, Ports: declaredPorts(to, in.Ports), Line: e.line()})
+		}
+	}
+	return edges
+}
+
+func (r *resolver) egress() []Edge {
+	var edges []Edge
+	for i := range r.app.Spec.Egress {
+		out := &r.app.Spec.Egress[i]
+		e := entry{v1alpha1.DirectionEgress, out.Name}
+		tiers := uniqueTiers(&r.app.Spec, out.From, sources)
+		// Peers that take the entry's ports share a rule; the others bring their own ports, and each has its own rule.
+		var shared End
+		var found []outside
+		for j := range out.To {
+			for _, o := range r.peer(e, &out.To[j]) {
+				if bringsPorts(out.To[j]) {
+					found = append(found, o)
+				} else {
+					shared = join(shared, o.end)
+				}
+			}
+			r.checkPair(e, &out.To[j], tiers, nil)
+		}
+		if !shared.nobody() {
+			found = append(found, outside{end: shared, ports: portsOf(out.Ports)})
+		}
+		for _, from := range tiers {
+			for _, to := range found {
+				edges = append(edges, Edge{From: End{Tier: string(from.Name)}, To: to.end.normal(), Ports: to.ports, Line: e.line()})
+			}
+		}
+	}
+	return edges
+}
+
+// dns lets every tier that has not said otherwise ask the cluster's name servers.
+func (r *resolver) dns() []Edge {
+	var edges []Edge
+	for i := range r.app.Spec.Tiers {
+		tier := &r.app.Spec.Tiers[i]
+		if !tier.DNSEnabled() {
+			continue
+		}
+		for _, server := range r.facts.Profile.DNS {
+			edges = append(edges, Edge{
+				From: End{Tier: string(tier.Name)}, To: End{Peers: server.Peers}.normal(), Ports: normalPorts(server.Ports), Line: "dns",
+			})
+		}
+	}
+	return edges
+}
+
+// outside is what a peer stands for: an end, and the ports that it brings if it does.
+type outside struct {
+	end   End
+	ports []Port
+}
+
+// peer resolves one peer. It may stand for several ends with ports of their own, or, if it can't be resolved, for none.
+func (r *resolver) peer(e entry, peer *v1alpha1.Peer) []outside {
+	switch {
+	case peer.App != nil:
+		return r.appPeer(e, peer.App)
+	case peer.Namespace != "":
+		r.checkNamespace(e, string(peer.Namespace))
+		return peers(Peer{Namespaces: namespaceNamed(string(peer.Namespace)), Pods: optionalSelector(peer.PodSelector)})
+	case peer.NamespaceSelector != nil:
+		return peers(Peer{Namespaces: optionalSelector(peer.NamespaceSelector), Pods: optionalSelector(peer.PodSelector)})
+	case peer.IPBlock != nil:
+		return peers(Peer{CIDR: canonical(peer.IPBlock.CIDR), Except: canonicalAll(peer.IPBlock.Except)})
+	case peer.Entity == v1alpha1.EntityAll:
+		return []outside{{end: End{Everything: true}}}
+	case peer.Entity == v1alpha1.EntityKubeAPIServer:
+		return r.apiServer(e)
+	default:
+		return r.entity(e, peer.Entity)
+	}
+}
+
+func peers(peers ...Peer) []outside { return []outside{{end: End{Peers: peers}}} }
+
+func (r *resolver) checkNamespace(e entry, name string) {
+	if _, found := r.facts.Namespaces[name]; r.facts.Namespaces != nil && !found {
+		// The rule is by name, so it is right already, for the moment when the namespace exists.
+		r.report(e, v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonNamespaceNotFound, false,
+			"namespace %s does not exist: create it or correct the name", name)
+	}
+}
+
+func (r *resolver) entity(e entry, entity v1alpha1.Entity) []outside {
+	defined := r.facts.Profile.Entities[entity]
+	if len(defined) == 0 {
+		r.unresolved(e, v1alpha1.ReasonEntityUndefined, "nobody has said what %s is on this cluster: name the namespace or the addresses instead", entity)
+		return nil
+	}
+	return peers(defined...)
+}
+
+func (r *resolver) apiServer(e entry) []outside {
+	server := r.facts.APIServer
+	if len(server.Endpoints) == 0 {
+		r.unresolved(e, v1alpha1.ReasonEntityUndefined, "the EndpointSlices of default/kubernetes list no address of KubeAPIServer: the rule comes when they do")
+		return nil
+	}
+	if server.Stale {
+		r.report(e, v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonEntityUndefined, false,
+			"the EndpointSlices of default/kubernetes list no address of KubeAPIServer: the last known ones stay")
+	}
+	byPort := map[uint16][]Peer{}
+	for _, address := range slices.Concat(server.Endpoints, server.Services) {
+		host := netip.PrefixFrom(address.Addr().Unmap(), address.Addr().Unmap().BitLen())
+		byPort[address.Port()] = append(byPort[address.Port()], Peer{CIDR: host.String()})
+	}
+	var found []outside
+	for port, hosts := range byPort {
+		found = append(found, outside{end: End{Peers: hosts}, ports: []Port{{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(int32(port))}}})
+	}
+	return found
+}
+
+// appPeer resolves a tier of another application to its pods and ports, as that application declares them now.
+func (r *resolver) appPeer(e entry, ref *v1alpha1.AppRef) []outside {
+	key := r.key(ref)
+	tier, ok := r.peerTier(e, ref)
+	if !ok {
+		return nil
+	}
+	found := outside{end: End{Peers: []Peer{{Namespaces: namespaceNamed(key.Namespace), Pods: optionalSelector(&tier.PodSelector)}}}}
+	if e.direction == v1alpha1.DirectionIngress {
+		return []outside{found}
+	}
+	if len(tier.Ports) == 0 {
+		r.unresolved(e, v1alpha1.ReasonPortNotFound, "tier %s of %s declares no ports: its team has to add them", ref.Tier, key)
+		return nil
+	}
+	for _, name := range ref.Ports {
+		if _, known := portNamed(tier, name); !known {
+			r.unresolved(e, v1alpha1.ReasonPortNotFound, "tier %s of %s declares no port named %s: correct app.ports", ref.Tier, key, name)
+			return nil
+		}
+	}
+	found.ports = declaredPorts(tier, ref.Ports)
+	return []outside{found}
+}
+
+// peerTier is the tier that an app peer names, if it exists and what it declares can be relied on: an object older
+// than a rule could have a selector that selects everything.
+func (r *resolver) peerTier(e entry, ref *v1alpha1.AppRef) (*v1alpha1.Tier, bool) {
+	key := r.key(ref)
+	spec, found := r.facts.Apps[key]
+	if !found {
+		r.unresolved(e, v1alpha1.ReasonAppNotFound, "AppIsolation %s does not exist: create it or correct the name", key)
+		return nil, false
+	}
+	tier := tierNamed(spec, ref.Tier)
+	if tier == nil {
+		r.unresolved(e, v1alpha1.ReasonTierNotFound, "AppIsolation %s has no tier %s: correct the name", key, ref.Tier)
+		return nil, false
+	}
+	if errs := checkTier(tier, field.NewPath("tier").Key(string(ref.Tier))); len(errs) > 0 {
+		r.unresolved(e, v1alpha1.ReasonAppInvalid, "AppIsolation %s is wrong: its team has to correct %s", key, errs[0])
+		return nil, false
+	}
+	return tier, true
+}
+
+// key is the application that a reference names; no namespace means the application's own.
+func (r *resolver) key(ref *v1alpha1.AppRef) types.NamespacedName {
+	return refKey(ref, r.app.Namespace)
+}
+
+func refKey(ref *v1alpha1.AppRef, namespace string) types.NamespacedName {
+	return types.NamespacedName{Namespace: cmp.Or(string(ref.Namespace), namespace), Name: ref.Name}
+}
+
+// join adds one end's peers to another's; everything takes up the rest.
+func join(a, b End) End {
+	if a.Everything || b.Everything {
+		return End{Everything: true}
+	}
+	return End{Peers: slices.Concat(a.Peers, b.Peers)}
+}
+
+func (e End) nobody() bool { return e.Tier == "" && len(e.Peers) == 0 && !e.Everything }
+
+// normal sorts an end's peers and drops repetitions.
+func (e End) normal() End {
+	e.Peers = sortedUnique(e.Peers)
+	return e
+}
+
+func normalPorts(ports []Port) []Port { return sortedUnique(ports) }
+
+// portsOf are ports as the model has them.
+func portsOf(declared []v1alpha1.Port) []Port {
+	var ports []Port
+	for _, p := range declared {
+		port := Port{Protocol: p.EffectiveProtocol(), Port: p.Port}
+		if p.EndPort != nil && *p.EndPort != p.Port.IntVal {
+			port.EndPort = *p.EndPort
+		}
+		ports = append(ports, port)
+	}
+	return normalPorts(ports)
+}
+
+// declaredPorts are a tier's ports with these names; no name means all of them.
+func declaredPorts(tier *v1alpha1.Tier, names []v1alpha1.PortName) []Port {
+	var ports []v1alpha1.Port
+	for _, port := range tier.Ports {
+		if names == nil || slices.Contains(names, port.Name) {
+			ports = append(ports, port.Port)
+		}
+	}
+	return portsOf(ports)
+}
+
+func portNamed(tier *v1alpha1.Tier, name v1alpha1.PortName) (v1alpha1.Port, bool) {
+	for _, port := range tier.Ports {
+		if port.Name == name && name != "" {
+			return port.Port, true
+		}
+	}
+	return v1alpha1.Port{}, false
+}
+
+func tierNamed(spec *v1alpha1.AppIsolationSpec, name v1alpha1.TierName) *v1alpha1.Tier {
+	for i := range spec.Tiers {
+		if spec.Tiers[i].Name == name {
+			return &spec.Tiers[i]
+		}
+	}
+	return nil
+}
+
+func tierExists(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) bool {
+	return ref == v1alpha1.EveryTier || tierNamed(spec, v1alpha1.TierName(ref)) != nil
+}
+
+// sources are the tiers that a reference means where connections come from.
+func sources(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) []*v1alpha1.Tier {
+	var found []*v1alpha1.Tier
+	for i := range spec.Tiers {
+		if ref == v1alpha1.EveryTier || spec.Tiers[i].Name == v1alpha1.TierName(ref) {
+			found = append(found, &spec.Tiers[i])
+		}
+	}
+	return found
+}
+
+// destinations are the tiers that a reference means where connections go to: those with ports.
+func destinations(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) []*v1alpha1.Tier {
+	return slices.DeleteFunc(sources(spec, ref), func(t *v1alpha1.Tier) bool { return len(t.Ports) == 0 })
+}
+
+// uniqueTiers are the tiers that a list of references means, each once.
+func uniqueTiers(
+	spec *v1alpha1.AppIsolationSpec, refs []v1alpha1.TierRef,
+	meaning func(*v1alpha1.AppIsolationSpec, v1alpha1.TierRef) []*v1alpha1.Tier,
+) []*v1alpha1.Tier {
+	var found []*v1alpha1.Tier
+	for _, ref := range refs {
+		for _, tier := range meaning(spec, ref) {
+			if !slices.Contains(found, tier) {
+				found = append(found, tier)
+			}
+		}
+	}
+	return found
+}
+
+// normalSelector is a selector in the one form that all equal ones have.
+func normalSelector(s v1alpha1.LabelSelector) metav1.LabelSelector {
+	var normal metav1.LabelSelector
+	for key, value := range s.MatchLabels {
+		if normal.MatchLabels == nil {
+			normal.MatchLabels = map[string]string{}
+		}
+		normal.MatchLabels[key] = string(value)
+	}
+	for _, expression := range s.MatchExpressions {
+		requirement := metav1.LabelSelectorRequirement{Key: expression.Key, Operator: expression.Operator}
+		for _, value := range expression.Values {
+			requirement.Values = append(requirement.Values, string(value))
+		}
+		requirement.Values = slices.Compact(slices.Sorted(slices.Values(requirement.Values)))
+		normal.MatchExpressions = append(normal.MatchExpressions, requirement)
+	}
+	normal.MatchExpressions = sortedUnique(normal.MatchExpressions)
+	return normal
+}
+
+func optionalSelector(s *v1alpha1.LabelSelector) *metav1.LabelSelector {
+	if s == nil {
+		return nil
+	}
+	normal := normalSelector(*s)
+	return &normal
+}
+
+// canonical writes a valid range in its shortest form: some API servers refuse any other.
+func canonical(cidr string) string { return netip.MustParsePrefix(cidr).Masked().String() }
+
+func canonicalAll(cidrs []string) []string {
+	var all []string
+	for _, cidr := range cidrs {
+		all = append(all, canonical(cidr))
+	}
+	return sortedUnique(all)
+}
+
+// sortedUnique is the one place where order is made: by the bytes of the element's JSON.
+func sortedUnique[T any](list []T) []T {
+	if len(list) < 2 {
+		return list
+	}
+	type keyed struct {
+		key   string
+		value T
+	}
+	all := make([]keyed, len(list))
+	for i, value := range list {
+		all[i] = keyed{sortKey(value), value}
+	}
+	slices.SortFunc(all, func(a, b keyed) int { return cmp.Compare(a.key, b.key) })
+	all = slices.CompactFunc(all, func(a, b keyed) bool { return a.key == b.key })
+	sorted := make([]T, len(all))
+	for i := range all {
+		sorted[i] = all[i].value
+	}
+	return sorted
+}
+
+func sortKey(value any) string {
+	key, err := json.Marshal(value)
+	if err != nil {
+		panic(err) // only for values that JSON cannot hold, and none of ours is one
+	}
+	return string(key)
+}
