@@ -530,9 +530,10 @@ const (
 type FlowState string
 
 const (
-	// FlowHalfOpen means that our half is written and the other application's is missing.
+	// FlowHalfOpen means that rules are written for it and something is missing: the other application's half, or one of
+	// several peers.
 	FlowHalfOpen FlowState = "HalfOpen"
-	// FlowClosed means that something it refers to is missing, and so there is no rule for it.
+	// FlowClosed means that what it refers to is missing, and so there is no rule for it.
 	FlowClosed FlowState = "Closed"
 )
 
@@ -546,7 +547,7 @@ type FlowStatus struct {
 	// +required
 	Name EntryName `json:"name"`
 
-	// state is HalfOpen (our half is written, the peer's is missing) or Closed (no rule).
+	// state is HalfOpen (there are rules, but the peer's half or one of several peers is missing) or Closed (no rule).
 	// +required
 	State FlowState `json:"state"`
 

@@ -41,7 +41,7 @@ func (r *resolver) checkPair(e entry, peer *v1alpha1.Peer, tiers []*v1alpha1.Tie
 				r.app.Namespace, r.app.Name, own.Name, portList(missing), peer.App.Tier, r.app.Namespace, r.app.Name, own.Name)
 		}
 		if len(missing) > 0 {
-			r.report(e, v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, false, "%s tier %s %s", key, peer.App.Tier, hint)
+			r.report(e, v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, "%s tier %s %s", key, peer.App.Tier, hint)
 		}
 	}
 }

@@ -24,7 +24,7 @@ type Problem struct {
 	// Direction and Entry name the ingress or egress entry; empty where it is about something else.
 	Direction v1alpha1.Direction
 	Entry     v1alpha1.EntryName
-	// Closed means that there is no rule for it.
+	// Closed means that the entry has no rule at all.
 	Closed bool
 	// Message says what is wrong, where, and what to do.
 	Message string
@@ -44,7 +44,7 @@ func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
 		Edges:     sortedUnique(slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())),
 		DenyRest:  app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace,
 	}
-	return model, r.sortedProblems()
+	return model, r.sortedProblems(model.Edges)
 }
 
 func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
@@ -97,19 +97,25 @@ func (e entry) line() string {
 	return "egress " + string(e.name)
 }
 
-func (r *resolver) report(e entry, condition, reason string, closed bool, format string, args ...any) {
+func (r *resolver) report(e entry, condition, reason, format string, args ...any) {
 	r.problems = append(r.problems, Problem{
-		Condition: condition, Reason: reason, Direction: e.direction, Entry: e.name, Closed: closed,
+		Condition: condition, Reason: reason, Direction: e.direction, Entry: e.name,
 		Message: fmt.Sprintf("%s: ", e) + fmt.Sprintf(format, args...),
 	})
 }
 
-// unresolved reports that something the entry refers to is missing, so that it has no rule.
+// unresolved reports that something the entry refers to is missing.
 func (r *resolver) unresolved(e entry, reason, format string, args ...any) {
-	r.report(e, v1alpha1.ConditionResolvedRefs, reason, true, format, args...)
+	r.report(e, v1alpha1.ConditionResolvedRefs, reason, format, args...)
 }
 
-func (r *resolver) sortedProblems() []Problem {
+// sortedProblems are the problems in an order of their own, each once.
+func (r *resolver) sortedProblems(edges []Edge) []Problem {
+	for i := range r.problems {
+		p := &r.problems[i]
+		line := entry{p.Direction, p.Entry}.line()
+		p.Closed = !slices.ContainsFunc(edges, func(e Edge) bool { return e.Line == line })
+	}
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Message, b.Message))
 	})
@@ -237,7 +243,7 @@ func peers(peers ...Peer) []outside { return []outside{{end: End{Peers: peers}}}
 func (r *resolver) checkNamespace(e entry, name string) {
 	if _, found := r.facts.Namespaces[name]; r.facts.Namespaces != nil && !found {
 		// The rule is by name, so it is right already, for the moment when the namespace exists.
-		r.report(e, v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonNamespaceNotFound, false,
+		r.unresolved(e, v1alpha1.ReasonNamespaceNotFound,
 			"namespace %s does not exist: create it or correct the name", name)
 	}
 }
@@ -258,7 +264,7 @@ func (r *resolver) apiServer(e entry) []outside {
 		return nil
 	}
 	if server.Stale {
-		r.report(e, v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonEntityUndefined, false,
+		r.unresolved(e, v1alpha1.ReasonEntityUndefined,
 			"the EndpointSlices of default/kubernetes list no address of KubeAPIServer: the last known ones stay")
 	}
 	byPort := map[uint16][]Peer{}
