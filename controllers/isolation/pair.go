@@ -99,7 +99,7 @@ type subject struct {
 func (s subject) in(peer v1alpha1.Peer, namespace string) bool {
 	switch {
 	case peer.App != nil:
-		key := refKey(peer.App, namespace)
+		key := AppKey(peer.App, namespace)
 		return key.Namespace == s.namespace && key.Name == s.app && peer.App.Tier == s.tier.Name
 	case peer.Namespace != "":
 		return string(peer.Namespace) == s.namespace && s.selectedBy(peer.PodSelector)

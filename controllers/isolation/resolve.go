@@ -327,10 +327,11 @@ func (r *resolver) peerTier(e entry, ref *v1alpha1.AppRef) (*v1alpha1.Tier, bool
 
 // key is the application that a reference names; no namespace means the application's own.
 func (r *resolver) key(ref *v1alpha1.AppRef) types.NamespacedName {
-	return refKey(ref, r.app.Namespace)
+	return AppKey(ref, r.app.Namespace)
 }
 
-func refKey(ref *v1alpha1.AppRef, namespace string) types.NamespacedName {
+// AppKey is the application that a reference in this namespace names.
+func AppKey(ref *v1alpha1.AppRef, namespace string) types.NamespacedName {
 	return types.NamespacedName{Namespace: cmp.Or(string(ref.Namespace), namespace), Name: ref.Name}
 }
 

@@ -1,0 +1,170 @@
+// Package controllers is everything that touches the cluster: it reads what controllers/isolation must know, writes what
+// that decides, and reports.
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// Reconciler keeps the policies and the status of every AppIsolation true.
+type Reconciler struct {
+	client.Client
+	Recorder events.EventRecorder
+
+	// settled remembers, by application, a digest of what was in force when everything was last as desired: a policy
+	// that differs while the digest does not was changed by somebody else. It only words events and metrics.
+	settled sync.Map
+	// apiServer is where the API servers were when they were last seen.
+	apiServer lastKnown
+}
+
+// +kubebuilder:rbac:groups=appisolation.io,resources=appisolations,verbs=get;list;watch
+// +kubebuilder:rbac:groups=appisolation.io,resources=appisolations/status,verbs=update
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;update;delete
+// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=appisolation-system,resources=leases,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups="",namespace=appisolation-system,resources=events,verbs=create;patch
+// +kubebuilder:rbac:groups="",namespace=default,resources=services,verbs=get;list;watch
+// +kubebuilder:rbac:groups=discovery.k8s.io,namespace=default,resources=endpointslices,verbs=get;list;watch
+
+// Reconcile makes one application's policies those that it declares, and says in its status how that went.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var app v1alpha1.AppIsolation
+	if err := r.Get(ctx, req.NamespacedName, &app); apierrors.IsNotFound(err) {
+		r.settled.Delete(req.NamespacedName)
+		return ctrl.Result{}, nil
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read AppIsolation %s: %w", req, err)
+	}
+	if !app.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil // its policies are the garbage collector's
+	}
+	done := r.isolate(ctx, &app)
+	r.announceWrites(ctx, &app, done)
+	if done.outdated && done.err == nil {
+		return ctrl.Result{}, nil // what made our view old wakes us
+	}
+	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &app, done))
+}
+
+// outcome is what came of a reconcile; the conditions are made of it.
+type outcome struct {
+	// resolved is false if not even the facts could be read.
+	resolved bool
+	model    isolation.Model
+	problems []isolation.Problem
+	plan     isolation.Plan
+	// written are the changes of the plan that the API server took.
+	written []isolation.Change
+	// drift means that what was written undoes somebody else's edit.
+	drift bool
+	// outdated means that the API server knows something newer than our cache; its event is on its way.
+	outdated bool
+	err      error
+}
+
+// accepted says whether the declaration has a model.
+func (o outcome) accepted() bool {
+	return o.resolved && o.first(v1alpha1.ConditionAccepted) == nil
+}
+
+// first is the first problem of a condition, nil if there is none.
+func (o outcome) first(condition string) *isolation.Problem {
+	for i := range o.problems {
+		if o.problems[i].Condition == condition {
+			return &o.problems[i]
+		}
+	}
+	return nil
+}
+
+// isolate reads everything, decides, and writes.
+func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) outcome {
+	facts, err := r.facts(ctx, app)
+	if err != nil {
+		return outcome{err: err}
+	}
+	o := outcome{resolved: true}
+	o.model, o.problems = isolation.Resolve(app, facts)
+	if !o.accepted() {
+		return o
+	}
+	desired := o.model.NetworkPolicies()
+	existing, err := r.existing(ctx, app, desired)
+	if err != nil {
+		o.err = err
+		return o
+	}
+	o.plan = isolation.NewPlan(app, desired, existing)
+	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
+		return o
+	}
+	r.apply(ctx, &o)
+	o.drift = r.settle(app, desired, o)
+	return o
+}
+
+// existing are the policies that the application owns and those that have a name it wants.
+func (r *Reconciler) existing(
+	ctx context.Context, app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy,
+) ([]*networkingv1.NetworkPolicy, error) {
+	found := make([]*networkingv1.NetworkPolicy, 0, len(desired))
+	wanted := map[string]bool{}
+	for _, want := range desired {
+		wanted[want.Name] = true
+		var have networkingv1.NetworkPolicy
+		err := r.Get(ctx, client.ObjectKeyFromObject(want), &have)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read NetworkPolicy %s/%s: %w", want.Namespace, want.Name, err)
+		}
+		found = append(found, &have)
+	}
+	// The list is for what is obsolete only, so it need not wait until all writes of all workers are in the cache. What
+	// it doesn't show yet will wake us.
+	var owned networkingv1.NetworkPolicyList
+	if err := r.List(ctx, &owned, client.InNamespace(app.Namespace), client.MatchingFields{ownerIndex: string(app.UID)},
+		client.DisableReadYourWritesConsistency); err != nil {
+		return nil, fmt.Errorf("list the NetworkPolicies of %s/%s: %w", app.Namespace, app.Name, err)
+	}
+	for i := range owned.Items {
+		if !wanted[owned.Items[i].Name] {
+			found = append(found, &owned.Items[i])
+		}
+	}
+	return found, nil
+}
+
+// report writes the status, once and only if it changes, and then says what changed.
+func (r *Reconciler) report(ctx context.Context, app *v1alpha1.AppIsolation, done outcome) error {
+	before := app.Status.DeepCopy()
+	app.Status = newStatus(app, done)
+	if equality.Semantic.DeepEqual(*before, app.Status) {
+		return nil
+	}
+	err := r.Status().Update(ctx, app)
+	switch {
+	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
+		return nil // the application changed while we looked; that wakes us
+	case err != nil:
+		return fmt.Errorf("write the status of AppIsolation %s/%s: %w", app.Namespace, app.Name, err)
+	}
+	r.announceConditions(app, before.Conditions)
+	return nil
+}

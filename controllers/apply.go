@@ -1,0 +1,119 @@
+package controllers
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// writers write policies of one application at the same time.
+const writers = 4
+
+// apply carries out the plan, step by step, and stops before the next step where one is not done whole.
+func (r *Reconciler) apply(ctx context.Context, o *outcome) {
+	for _, step := range o.plan.Steps {
+		r.applyStep(ctx, step, o)
+		if o.err != nil || o.outdated {
+			return
+		}
+	}
+}
+
+// applyStep tries every change of a step: one that fails keeps none of the others from being written.
+func (r *Reconciler) applyStep(ctx context.Context, step []isolation.Change, o *outcome) {
+	var group errgroup.Group
+	var mutex sync.Mutex
+	group.SetLimit(writers)
+	for _, change := range step {
+		group.Go(func() error {
+			err := r.write(ctx, change)
+			mutex.Lock()
+			defer mutex.Unlock()
+			switch {
+			case err == nil:
+				o.written = append(o.written, change)
+			case isOutdated(err):
+				o.outdated = true
+			default:
+				o.err = errors.Join(o.err, fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err))
+			}
+			return nil
+		})
+	}
+	_ = group.Wait() // errors are gathered above
+	slices.SortFunc(o.written, func(a, b isolation.Change) int { return compareNames(a.Policy, b.Policy) })
+}
+
+func (r *Reconciler) write(ctx context.Context, change isolation.Change) error {
+	policy := change.Policy.DeepCopy()
+	var err error
+	switch change.Operation {
+	case v1alpha1.OperationCreate:
+		err = r.Create(ctx, policy)
+	case v1alpha1.OperationUpdate:
+		err = r.Update(ctx, policy)
+	case v1alpha1.OperationDelete:
+		// Only the object that we looked at: one made since under the same name may be somebody else's.
+		err = client.IgnoreNotFound(r.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}))
+	}
+	if err == nil {
+		policyWrites.WithLabelValues(string(change.Operation)).Inc()
+		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", policy.Name)
+	}
+	return err
+}
+
+// isOutdated says whether the API server refused a write because it knows more than our cache. Nothing is lost by doing
+// nothing: the event of what we have not seen yet is on its way and wakes us. A namespace that is being deleted takes no
+// new object, and all of ours with it.
+func isOutdated(err error) bool {
+	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) ||
+		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+}
+
+// settle remembers what is in force once everything is as desired, and says whether what was written to get there
+// restores what already was.
+func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o outcome) (drift bool) {
+	key := types.NamespacedName{Namespace: app.Namespace, Name: app.Name}
+	now := digest(app.UID, desired)
+	before, known := r.settled.Load(key)
+	drift = len(o.written) > 0 && known && before == now
+	if o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0 {
+		r.settled.Store(key, now)
+	} else {
+		r.settled.Delete(key)
+	}
+	return drift
+}
+
+func digest(uid types.UID, policies []*networkingv1.NetworkPolicy) [sha256.Size]byte {
+	hash := sha256.New()
+	hash.Write([]byte(uid))
+	if err := json.NewEncoder(hash).Encode(policies); err != nil {
+		panic(err) // a NetworkPolicy always has a JSON form
+	}
+	return [sha256.Size]byte(hash.Sum(nil))
+}
+
+func compareNames(a, b client.Object) int {
+	if a.GetName() < b.GetName() {
+		return -1
+	}
+	return 1
+}

@@ -1,0 +1,145 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// apiServerService is the Service, in the namespace default, by which the API servers publish themselves.
+const apiServerService = "kubernetes"
+
+// facts reads, from the cache, what the declaration's translation depends on. Everything read here has a key in
+// references, so that its change wakes the application.
+func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Facts, error) {
+	facts := isolation.Facts{
+		Profile:    isolation.DefaultProfile(),
+		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
+		Namespaces: map[string]map[string]string{},
+	}
+	for key := range namedApps(app) {
+		var peer v1alpha1.AppIsolation
+		if err := r.Get(ctx, key, &peer); client.IgnoreNotFound(err) != nil {
+			return facts, fmt.Errorf("read AppIsolation %s: %w", key, err)
+		} else if err == nil {
+			facts.Apps[key] = &peer.Spec
+		}
+	}
+	for name := range namedNamespaces(app) {
+		namespace := &metav1.PartialObjectMetadata{}
+		namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+		if err := r.Get(ctx, types.NamespacedName{Name: name}, namespace); client.IgnoreNotFound(err) != nil {
+			return facts, fmt.Errorf("read namespace %s: %w", name, err)
+		} else if err == nil {
+			facts.Namespaces[name] = namespace.Labels
+		}
+	}
+	var err error
+	if usesAPIServer(app) {
+		if facts.APIServer, err = r.findAPIServer(ctx); err != nil {
+			return facts, err
+		}
+	}
+	if app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
+		facts.ScopeHolder, err = r.scopeHolder(ctx, app)
+	}
+	return facts, err
+}
+
+// scopeHolder is the oldest application of the namespace with scope Namespace, if it is not this one.
+func (r *Reconciler) scopeHolder(ctx context.Context, app *v1alpha1.AppIsolation) (string, error) {
+	var others v1alpha1.AppIsolationList
+	if err := r.List(ctx, &others, client.MatchingFields{referenceIndex: scopeReference(app.Namespace)},
+		client.DisableReadYourWritesConsistency); err != nil {
+		return "", fmt.Errorf("list the applications with scope Namespace in %s: %w", app.Namespace, err)
+	}
+	oldest := app
+	for i := range others.Items {
+		if older(&others.Items[i], oldest) {
+			oldest = &others.Items[i]
+		}
+	}
+	if oldest.UID == app.UID {
+		return "", nil
+	}
+	return oldest.Name, nil
+}
+
+func older(a, b *v1alpha1.AppIsolation) bool {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID)) < 0
+}
+
+// findAPIServer reads where the API servers are. Where no endpoint is listed the last known ones stay.
+func (r *Reconciler) findAPIServer(ctx context.Context) (isolation.APIServer, error) {
+	var now isolation.APIServer
+	var slicesOf discoveryv1.EndpointSliceList
+	if err := r.List(ctx, &slicesOf, client.InNamespace(metav1.NamespaceDefault)); err != nil {
+		return now, fmt.Errorf("list the EndpointSlices of default/%s: %w", apiServerService, err)
+	}
+	for _, slice := range slicesOf.Items {
+		now.Endpoints = append(now.Endpoints, endpoints(slice)...)
+	}
+	var service corev1.Service
+	if err := r.Get(ctx, types.NamespacedName{Namespace: metav1.NamespaceDefault, Name: apiServerService}, &service); client.IgnoreNotFound(err) != nil {
+		return now, fmt.Errorf("read Service default/%s: %w", apiServerService, err)
+	}
+	for _, ip := range service.Spec.ClusterIPs {
+		for _, port := range service.Spec.Ports {
+			now.Services = append(now.Services, addressPorts(ip, port.Port)...)
+		}
+	}
+	return r.apiServer.update(now), nil
+}
+
+func endpoints(slice discoveryv1.EndpointSlice) []netip.AddrPort {
+	var found []netip.AddrPort
+	for _, endpoint := range slice.Endpoints {
+		for _, address := range endpoint.Addresses {
+			for _, port := range slice.Ports {
+				if port.Port != nil {
+					found = append(found, addressPorts(address, *port.Port)...)
+				}
+			}
+		}
+	}
+	return found
+}
+
+// addressPorts is one address and port, or none if the address is no IP (an FQDN slice, a headless Service).
+func addressPorts(address string, port int32) []netip.AddrPort {
+	ip, err := netip.ParseAddr(address)
+	if err != nil {
+		return nil
+	}
+	return []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))}
+}
+
+// lastKnown keeps the API servers' addresses over a time without any.
+type lastKnown struct {
+	mutex  sync.Mutex
+	server isolation.APIServer
+}
+
+func (l *lastKnown) update(now isolation.APIServer) isolation.APIServer {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if len(now.Endpoints) > 0 {
+		l.server = now
+		return now
+	}
+	stale := l.server
+	stale.Endpoints, stale.Stale = slices.Clone(stale.Endpoints), true
+	return stale
+}

@@ -1,0 +1,108 @@
+package controllers
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Options are what differs from one installation to another.
+type Options struct {
+	// MetricsAddress and ProbeAddress are where metrics and the health and readiness probes are served; "0" turns them
+	// off.
+	MetricsAddress, ProbeAddress string
+	// LeaderElection lets several replicas run of which one works. Namespace is where its lease is; empty means the
+	// pod's own.
+	LeaderElection          bool
+	LeaderElectionNamespace string
+}
+
+const (
+	// name is the operator's name in leases, events and field managers.
+	name = "appisolation"
+	// workers reconcile at the same time; a slow or failing application holds up none of the others.
+	workers = 8
+	// reconcileTimeout ends a reconcile whose API server or watch hangs.
+	reconcileTimeout = time.Minute
+)
+
+// NewManager makes the operator, ready to start.
+func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
+	scheme, err := newScheme()
+	if err != nil {
+		return nil, err
+	}
+	readYourWrites := true
+	mgr, err := ctrl.NewManager(cfg, manager.Options{
+		Scheme: scheme,
+		Cache:  cacheOptions(),
+		Client: client.Options{
+			FieldOwner: name,
+			// A reconcile that doesn't see what the one before it wrote would write it again.
+			Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &readYourWrites},
+		},
+		Metrics:                       metricsserver.Options{BindAddress: options.MetricsAddress},
+		HealthProbeBindAddress:        options.ProbeAddress,
+		LeaderElection:                options.LeaderElection,
+		LeaderElectionID:              "appisolation.io",
+		LeaderElectionNamespace:       options.LeaderElectionNamespace,
+		LeaderElectionReleaseOnCancel: true,
+		Controller: config.Controller{
+			MaxConcurrentReconciles: workers,
+			ReconciliationTimeout:   reconcileTimeout,
+			EnableWarmup:            new(true), // a standby has its caches full when it becomes the leader
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make the manager: %w", err)
+	}
+	for check, add := range map[string]func(string, healthz.Checker) error{"healthz": mgr.AddHealthzCheck, "readyz": mgr.AddReadyzCheck} {
+		if err := add(check, healthz.Ping); err != nil {
+			return nil, fmt.Errorf("add the check %s: %w", check, err)
+		}
+	}
+	reconciler := &Reconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(name)}
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return nil, err
+	}
+	return mgr, nil
+}
+
+func newScheme() (*runtime.Scheme, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, fmt.Errorf("register types: %w", err)
+		}
+	}
+	return scheme, nil
+}
+
+// cacheOptions hold what is used and no more: of Services and EndpointSlices only those of the API server.
+func cacheOptions() cache.Options {
+	inDefault := map[string]cache.Config{metav1.NamespaceDefault: {}}
+	return cache.Options{
+		DefaultTransform: cache.TransformStripManagedFields(),
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Service{}:            {Namespaces: inDefault, Field: fields.OneTermEqualSelector("metadata.name", apiServerService)},
+			&discoveryv1.EndpointSlice{}: {Namespaces: inDefault, Label: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: apiServerService})},
+		},
+	}
+}

@@ -1,0 +1,246 @@
+package controllers
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// The bounds of the CRD on what status holds.
+const (
+	maxFlows, maxPreview       = 64, 64
+	maxFlowMessage, maxMessage = 1024, 8192
+)
+
+// newStatus is the status of an application after a reconcile. It depends on the outcome alone, but for the times at
+// which conditions changed.
+func newStatus(app *v1alpha1.AppIsolation, o outcome) v1alpha1.AppIsolationStatus {
+	status := v1alpha1.AppIsolationStatus{
+		ObservedGeneration: app.Generation,
+		Conditions:         slices.Clone(app.Status.Conditions),
+		Tiers:              programmedTiers(app, o),
+		Flows:              flowStatuses(o),
+		Preview:            preview(app, o),
+	}
+	for _, condition := range conditions(app, o) {
+		condition.ObservedGeneration = app.Generation
+		condition.Message = truncate(condition.Message, maxMessage)
+		if condition.Status == "" {
+			meta.RemoveStatusCondition(&status.Conditions, condition.Type)
+			continue
+		}
+		meta.SetStatusCondition(&status.Conditions, condition)
+	}
+	return status
+}
+
+// conditions are all conditions of an application; one without a status does not apply.
+func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
+	accepted, programmed := acceptedCondition(o), programmedCondition(app, o)
+	return []metav1.Condition{
+		accepted,
+		resolvedRefsCondition(o),
+		programmed,
+		pairedCondition(o),
+		readyCondition(accepted, programmed),
+		reconcilingCondition(o),
+		stalledCondition(accepted, programmed),
+	}
+}
+
+func acceptedCondition(o outcome) metav1.Condition {
+	if !o.resolved {
+		return unknown(v1alpha1.ConditionAccepted, v1alpha1.ReasonRetrying, notRead)
+	}
+	return o.condition(v1alpha1.ConditionAccepted, v1alpha1.ReasonValid, "the declaration can be carried out")
+}
+
+func resolvedRefsCondition(o outcome) metav1.Condition {
+	if !o.accepted() {
+		return unknown(v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonNotAccepted, notLookedAt)
+	}
+	return o.condition(v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonResolved, "everything that the declaration refers to exists")
+}
+
+func pairedCondition(o outcome) metav1.Condition {
+	if !o.accepted() {
+		return unknown(v1alpha1.ConditionPaired, v1alpha1.ReasonNotAccepted, notLookedAt)
+	}
+	condition := o.condition(v1alpha1.ConditionPaired, v1alpha1.ReasonPaired, "every application named as a peer declares its half")
+	if missing := missingPeers(o); len(missing) > 0 && condition.Status == metav1.ConditionTrue {
+		return failed(v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, messages(missing))
+	}
+	return condition
+}
+
+// missingPeers are the problems of ResolvedRefs for which nobody can declare the other half.
+func missingPeers(o outcome) []isolation.Problem {
+	reasons := []string{v1alpha1.ReasonAppNotFound, v1alpha1.ReasonAppInvalid, v1alpha1.ReasonTierNotFound, v1alpha1.ReasonPortNotFound}
+	var missing []isolation.Problem
+	for _, problem := range o.problems {
+		if slices.Contains(reasons, problem.Reason) {
+			missing = append(missing, problem)
+		}
+	}
+	return missing
+}
+
+func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition {
+	const condition = v1alpha1.ConditionProgrammed
+	switch {
+	case o.err != nil:
+		return failed(condition, v1alpha1.ReasonApplyFailed, "it is tried again: "+o.err.Error())
+	case !o.accepted():
+		return failed(condition, v1alpha1.ReasonNotAccepted, "the policies of the last accepted declaration, if there was one, stay in force")
+	case app.Spec.EffectiveMode() == v1alpha1.ModeDryRun:
+		return failed(condition, v1alpha1.ReasonDryRun, fmt.Sprintf("mode is DryRun: nothing is written; Enforce would make %d changes, see status.preview", len(o.plan.Changes())))
+	case len(o.plan.Conflicts) > 0:
+		return failed(condition, v1alpha1.ReasonNameConflict, fmt.Sprintf(
+			"NetworkPolicy %s exists and belongs to somebody else: rename or delete it, or rename the tier; until then nothing obsolete is deleted",
+			strings.Join(o.plan.Conflicts, ", ")))
+	default:
+		return metav1.Condition{
+			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
+			Message: "the API server holds every policy as declared; enforcing them is the network plugin's part",
+		}
+	}
+}
+
+// readyCondition is False only if something is wrong: on the way to True, and while nothing is meant to be written, it
+// is Unknown.
+func readyCondition(accepted, programmed metav1.Condition) metav1.Condition {
+	const condition = v1alpha1.ConditionReady
+	switch {
+	case accepted.Status != metav1.ConditionTrue:
+		return metav1.Condition{Type: condition, Status: accepted.Status, Reason: accepted.Reason, Message: accepted.Message}
+	case programmed.Reason == v1alpha1.ReasonDryRun:
+		return unknown(condition, programmed.Reason, programmed.Message)
+	case programmed.Status != metav1.ConditionTrue:
+		return metav1.Condition{Type: condition, Status: programmed.Status, Reason: programmed.Reason, Message: programmed.Message}
+	default:
+		return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonReady, Message: "the declaration is accepted and its policies are written"}
+	}
+}
+
+func reconcilingCondition(o outcome) metav1.Condition {
+	if o.err == nil {
+		return metav1.Condition{Type: v1alpha1.ConditionReconciling}
+	}
+	return metav1.Condition{Type: v1alpha1.ConditionReconciling, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRetrying, Message: o.err.Error()}
+}
+
+// stalledCondition is there when only the user can help.
+func stalledCondition(accepted, programmed metav1.Condition) metav1.Condition {
+	for _, cause := range []metav1.Condition{accepted, programmed} {
+		if cause.Status == metav1.ConditionFalse && (cause.Type == v1alpha1.ConditionAccepted || cause.Reason == v1alpha1.ReasonNameConflict) {
+			return metav1.Condition{Type: v1alpha1.ConditionStalled, Status: metav1.ConditionTrue, Reason: cause.Reason, Message: cause.Message}
+		}
+	}
+	return metav1.Condition{Type: v1alpha1.ConditionStalled}
+}
+
+const (
+	notRead     = "what the declaration depends on could not be read yet"
+	notLookedAt = "not looked at, since the declaration is not accepted"
+)
+
+// condition is False with all its problems, or True if it has none.
+func (o outcome) condition(condition, reason, message string) metav1.Condition {
+	var problems []isolation.Problem
+	for _, problem := range o.problems {
+		if problem.Condition == condition {
+			problems = append(problems, problem)
+		}
+	}
+	if len(problems) > 0 {
+		return failed(condition, problems[0].Reason, messages(problems))
+	}
+	return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+}
+
+func failed(condition, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: condition, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+}
+
+func unknown(condition, reason, message string) metav1.Condition {
+	return metav1.Condition{Type: condition, Status: metav1.ConditionUnknown, Reason: reason, Message: message}
+}
+
+func messages(problems []isolation.Problem) string {
+	var texts []string
+	for _, problem := range problems {
+		texts = append(texts, problem.Message)
+	}
+	return strings.Join(texts, "\n")
+}
+
+// programmedTiers are the tiers whose policy is there. Where nothing was decided, they are what they were.
+func programmedTiers(app *v1alpha1.AppIsolation, o outcome) []v1alpha1.TierStatus {
+	if !o.accepted() {
+		return app.Status.Tiers
+	}
+	missing := map[string]bool{}
+	for _, change := range o.plan.Changes() {
+		missing[change.Policy.Name] = change.Operation == v1alpha1.OperationCreate
+	}
+	for _, change := range o.written {
+		delete(missing, change.Policy.Name)
+	}
+	for _, name := range o.plan.Conflicts {
+		missing[name] = true
+	}
+	var tiers []v1alpha1.TierStatus
+	for _, tier := range o.model.Tiers {
+		if policy := isolation.PolicyName(app.Name, tier.Name); !missing[policy] {
+			tiers = append(tiers, v1alpha1.TierStatus{Name: v1alpha1.TierName(tier.Name), Policy: policy})
+		}
+	}
+	return tiers
+}
+
+// flowStatuses are the entries that are not plainly open, each once, with the first of its problems.
+func flowStatuses(o outcome) []v1alpha1.FlowStatus {
+	var flows []v1alpha1.FlowStatus
+	for _, problem := range o.problems {
+		same := func(f v1alpha1.FlowStatus) bool { return f.Direction == problem.Direction && f.Name == problem.Entry }
+		if problem.Entry == "" || len(flows) == maxFlows || slices.ContainsFunc(flows, same) {
+			continue
+		}
+		state := v1alpha1.FlowHalfOpen
+		if problem.Closed {
+			state = v1alpha1.FlowClosed
+		}
+		flows = append(flows, v1alpha1.FlowStatus{
+			Direction: problem.Direction, Name: problem.Entry, State: state, Reason: problem.Reason, Message: truncate(problem.Message, maxFlowMessage),
+		})
+	}
+	return flows
+}
+
+// preview is, in mode DryRun, what mode Enforce would do.
+func preview(app *v1alpha1.AppIsolation, o outcome) []v1alpha1.PolicyChange {
+	if app.Spec.EffectiveMode() != v1alpha1.ModeDryRun {
+		return nil
+	}
+	var changes []v1alpha1.PolicyChange
+	for _, change := range o.plan.Changes() {
+		if len(changes) < maxPreview {
+			changes = append(changes, v1alpha1.PolicyChange{Operation: change.Operation, Policy: change.Policy.Name})
+		}
+	}
+	return changes
+}
+
+func truncate(text string, most int) string {
+	const more = " …"
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most-len(more)], "") + more
+}

@@ -1,0 +1,209 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+const (
+	// referenceIndex finds the applications that something concerns, by the keys that references makes.
+	referenceIndex = "references"
+	// ownerIndex finds an application's policies by its UID.
+	ownerIndex = "owner"
+	// firstRetry and lastRetry bound the wait before a failed write is tried again.
+	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
+)
+
+// SetupWithManager registers the reconciler: its indexes, what wakes it, and its metrics.
+func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
+	indexer := mgr.GetFieldIndexer()
+	if err := indexer.IndexField(context.Background(), &v1alpha1.AppIsolation{}, referenceIndex, references); err != nil {
+		return fmt.Errorf("index AppIsolations: %w", err)
+	}
+	if err := indexer.IndexField(context.Background(), &networkingv1.NetworkPolicy{}, ownerIndex, owner); err != nil {
+		return fmt.Errorf("index NetworkPolicies: %w", err)
+	}
+	if err := metrics.Registry.Register(applications{mgr.GetClient()}); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	relabelled := builder.WithPredicates(predicate.LabelChangedPredicate{})
+	err := ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.AppIsolation{}).
+		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
+		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), relabelled).
+		Watches(&discoveryv1.EndpointSlice{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer), changed).
+		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
+		WithOptions(controller.Options{
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up the controller: %w", err)
+	}
+	return nil
+}
+
+// The keys of referenceIndex. An application has one for everything whose change concerns it.
+func appReference(key types.NamespacedName) string  { return "app/" + key.String() }
+func namespaceReference(name string) string         { return "namespace/" + name }
+func policyReference(namespace, name string) string { return "policy/" + namespace + "/" + name }
+func scopeReference(namespace string) string        { return "scope/" + namespace }
+
+const apiServerReference = "api-server"
+
+func references(object client.Object) []string {
+	app := object.(*v1alpha1.AppIsolation)
+	var keys []string
+	for key := range namedApps(app) {
+		keys = append(keys, appReference(key))
+	}
+	for name := range namedNamespaces(app) {
+		keys = append(keys, namespaceReference(name))
+	}
+	if usesAPIServer(app) {
+		keys = append(keys, apiServerReference)
+	}
+	// Whoever takes or frees the name of one of its policies concerns it too.
+	for _, tier := range app.Spec.Tiers {
+		keys = append(keys, policyReference(app.Namespace, isolation.PolicyName(app.Name, string(tier.Name))))
+	}
+	if app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
+		keys = append(keys, scopeReference(app.Namespace), policyReference(app.Namespace, isolation.PolicyName(app.Name, isolation.DefaultDeny)))
+	}
+	return keys
+}
+
+// owner is the UID of the application that a policy belongs to, by the same two proofs as isolation.Owns.
+func owner(object client.Object) []string {
+	if controller := metav1.GetControllerOf(object); controller != nil {
+		return []string{string(controller.UID)}
+	}
+	if uid := object.GetLabels()[isolation.LabelUID]; uid != "" {
+		return []string{uid}
+	}
+	return nil
+}
+
+// allPeers are the peers of all ingress and egress entries.
+func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
+	return func(yield func(*v1alpha1.Peer) bool) {
+		for i := range app.Spec.Ingress {
+			for j := range app.Spec.Ingress[i].From {
+				if !yield(&app.Spec.Ingress[i].From[j]) {
+					return
+				}
+			}
+		}
+		for i := range app.Spec.Egress {
+			for j := range app.Spec.Egress[i].To {
+				if !yield(&app.Spec.Egress[i].To[j]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// namedApps are the applications that an application names as peers.
+func namedApps(app *v1alpha1.AppIsolation) map[types.NamespacedName]bool {
+	named := map[types.NamespacedName]bool{}
+	for peer := range allPeers(app) {
+		if peer.App != nil {
+			named[isolation.AppKey(peer.App, app.Namespace)] = true
+		}
+	}
+	return named
+}
+
+// namedNamespaces are the namespaces that an application names as peers. Its own is one too if it names applications:
+// they may have consented to its namespace's labels.
+func namedNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
+	named := map[string]bool{}
+	for peer := range allPeers(app) {
+		if peer.Namespace != "" {
+			named[string(peer.Namespace)] = true
+		}
+		if peer.App != nil {
+			named[app.Namespace] = true
+		}
+	}
+	return named
+}
+
+func usesAPIServer(app *v1alpha1.AppIsolation) bool {
+	for peer := range allPeers(app) {
+		if peer.Entity == v1alpha1.EntityKubeAPIServer {
+			return true
+		}
+	}
+	return false
+}
+
+// concernedByApp are the applications that name this one, those that it names (it may be the half they miss), and those
+// that want the same scope.
+func (r *Reconciler) concernedByApp(ctx context.Context, object client.Object) []reconcile.Request {
+	app := object.(*v1alpha1.AppIsolation)
+	requests := r.referring(ctx, appReference(client.ObjectKeyFromObject(app)))
+	for key := range namedApps(app) {
+		requests = append(requests, reconcile.Request{NamespacedName: key})
+	}
+	if app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
+		requests = append(requests, r.referring(ctx, scopeReference(app.Namespace))...)
+	}
+	return requests
+}
+
+// concernedByPolicy are the application that owns the policy and the one that wants its name.
+func (r *Reconciler) concernedByPolicy(ctx context.Context, policy client.Object) []reconcile.Request {
+	requests := r.referring(ctx, policyReference(policy.GetNamespace(), policy.GetName()))
+	controller := metav1.GetControllerOf(policy)
+	if controller != nil && controller.Kind == "AppIsolation" && controller.APIVersion == v1alpha1.GroupVersion.String() {
+		key := types.NamespacedName{Namespace: policy.GetNamespace(), Name: controller.Name}
+		requests = append(requests, reconcile.Request{NamespacedName: key})
+	}
+	return requests
+}
+
+func (r *Reconciler) concernedByNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	return r.referring(ctx, namespaceReference(namespace.GetName()))
+}
+
+func (r *Reconciler) concernedByAPIServer(ctx context.Context, _ client.Object) []reconcile.Request {
+	return r.referring(ctx, apiServerReference)
+}
+
+// referring are the applications that have this key in the index.
+func (r *Reconciler) referring(ctx context.Context, key string) []reconcile.Request {
+	var apps v1alpha1.AppIsolationList
+	if err := r.List(ctx, &apps, client.MatchingFields{referenceIndex: key}, client.DisableReadYourWritesConsistency); err != nil {
+		log.FromContext(ctx).Error(err, "look up the applications that a change concerns", "key", key)
+	}
+	var requests []reconcile.Request
+	for i := range apps.Items {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&apps.Items[i])})
+	}
+	return requests
+}
