@@ -117,7 +117,7 @@ func (s subject) selectedBy(selector *v1alpha1.LabelSelector) bool {
 		return true
 	}
 	for key, value := range selector.MatchLabels {
-		if s.tier.PodSelector.MatchLabels[key] != value {
+		if own, known := s.tier.PodSelector.MatchLabels[key]; !known || own != value {
 			return false
 		}
 	}
