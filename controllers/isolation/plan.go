@@ -80,12 +80,13 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 func (p Plan) Changes() []Change { return slices.Concat(p.Steps...) }
 
 // Owns says whether a policy belongs to the application with this UID: by its controller reference; or, where the
-// reference was stripped and nobody else controls it, by the label that we put on it.
+// reference was stripped and nobody else controls it, by the label that we put on it. An application that no API server
+// has seen has no UID, and owns nothing.
 func Owns(app types.UID, policy *networkingv1.NetworkPolicy) bool {
 	if controller := metav1.GetControllerOf(policy); controller != nil {
 		return controller.UID == app
 	}
-	return policy.Labels[LabelUID] == string(app)
+	return app != "" && policy.Labels[LabelUID] == string(app)
 }
 
 // owned is a policy with the marks of its application. The reference does not block the owner's deletion: that would
