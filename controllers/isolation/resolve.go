@@ -267,8 +267,12 @@ func (r *resolver) apiServer(e entry) []outside {
 		r.unresolved(e, v1alpha1.ReasonEntityUndefined,
 			"the EndpointSlices of default/kubernetes list no address of KubeAPIServer: the last known ones stay")
 	}
+	addresses := server.Endpoints
+	if e.direction == v1alpha1.DirectionEgress {
+		addresses = slices.Concat(server.Endpoints, server.Services) // a Service's address is never a source
+	}
 	byPort := map[uint16][]Peer{}
-	for _, address := range slices.Concat(server.Endpoints, server.Services) {
+	for _, address := range addresses {
 		host := netip.PrefixFrom(address.Addr().Unmap(), address.Addr().Unmap().BitLen())
 		byPort[address.Port()] = append(byPort[address.Port()], Peer{CIDR: host.String()})
 	}
