@@ -1,0 +1,102 @@
+package controlplane
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/kubernetes"
+)
+
+type controllerManager struct {
+	kill   context.CancelFunc
+	exited chan struct{}
+}
+
+func (cp *ControlPlane) startControllerManager() error {
+	args, err := cp.controllerManagerArgs()
+	if err != nil {
+		return err
+	}
+	process, err := cp.newProcess("kube-controller-manager")
+	if err != nil {
+		return err
+	}
+	defer process.log.Close()
+
+	ctx, cancel := context.WithCancel(context.Background())
+	command := exec.CommandContext(ctx, process.path, args...)
+	command.Stdout, command.Stderr = process.log, process.log
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as envtest's: out of reach of the terminal's Ctrl-C
+	if err := command.Start(); err != nil {
+		cancel()
+		return fmt.Errorf("start kube-controller-manager: %w", err)
+	}
+	cp.controllerManager = &controllerManager{kill: cancel, exited: make(chan struct{})}
+	go func() {
+		defer close(cp.controllerManager.exited)
+		_ = command.Wait() // always an error, as it is only ever killed
+	}()
+	return cp.awaitServiceAccount()
+}
+
+// stop kills: it holds nothing that anyone will miss.
+func (m *controllerManager) stop() {
+	m.kill()
+	<-m.exited
+}
+
+func (cp *ControlPlane) controllerManagerArgs() ([]string, error) {
+	// A user of its own, so that an audit log tells its requests from those of an admin.
+	kubeconfig, config, err := cp.UserKubeconfig("system:kube-controller-manager", "system:masters")
+	if err != nil {
+		return nil, err
+	}
+	ca := filepath.Join(cp.Dir, "ca.crt")
+	if err := os.WriteFile(ca, config.CAData, 0o600); err != nil {
+		return nil, fmt.Errorf("write the API server's certificate authority: %w", err)
+	}
+	return []string{
+		"--kubeconfig=" + kubeconfig,
+		"--controllers=*,-nodeipam,-nodelifecycle", // there are no nodes
+		"--leader-elect=false",
+		"--secure-port=0", // no port, no clash; its work is watched, not its health
+		"--service-account-private-key-file=" + filepath.Join(cp.env.ControlPlane.APIServer.CertDir, "sa-signer.key"),
+		"--root-ca-file=" + ca,
+		"--kube-api-qps=500",
+		"--kube-api-burst=1000",
+	}, nil
+}
+
+// awaitServiceAccount returns when the controllers work: when one of them has made the first service account.
+func (cp *ControlPlane) awaitServiceAccount() error {
+	client, err := kubernetes.NewForConfig(cp.Config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	watch, err := client.CoreV1().ServiceAccounts(metav1.NamespaceDefault).Watch(ctx, metav1.ListOptions{
+		FieldSelector: fields.OneTermEqualSelector("metadata.name", "default").String(),
+	})
+	if err != nil {
+		return fmt.Errorf("watch for the first service account: %w", err)
+	}
+	defer watch.Stop()
+	select {
+	case _, ok := <-watch.ResultChan():
+		if !ok {
+			return errors.New("kube-controller-manager made no service account within a minute")
+		}
+		return nil
+	case <-cp.controllerManager.exited:
+		return errors.New("kube-controller-manager ended right after its start")
+	}
+}

@@ -1,0 +1,80 @@
+package controlplane
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+)
+
+// launcher runs a binary so that the kernel kills it when the process that started it dies, however it dies. envtest
+// lets its callers name a binary but not set the attributes of its processes, hence a script. Where there is no
+// setpriv (it is Linux's), an orphan can stay.
+const launcher = `#!/bin/sh
+if command -v setpriv >/dev/null; then
+	exec setpriv --pdeathsig KILL -- '%[1]s' "$@"
+fi
+exec '%[1]s' "$@"
+`
+
+type process struct {
+	path string
+	log  *os.File
+}
+
+// newProcess writes the launcher of one of the binaries and opens its log. The caller closes the log once the process
+// has started.
+func (cp *ControlPlane) newProcess(name string) (process, error) {
+	path := filepath.Join(cp.Dir, name+".sh")
+	script := fmt.Appendf(nil, launcher, filepath.Join(cp.Assets, name))
+	if err := os.WriteFile(path, script, 0o700); err != nil {
+		return process{}, fmt.Errorf("prepare to start %s: %w", name, err)
+	}
+	log, err := os.Create(filepath.Join(cp.Dir, name+".log"))
+	if err != nil {
+		return process{}, fmt.Errorf("prepare to start %s: %w", name, err)
+	}
+	return process{path: path, log: log}, nil
+}
+
+// lastLogLines is an error that ends each log of a control plane that did not start: its folder is removed.
+func lastLogLines(dir string) error {
+	const keep = 2000
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, path := range logs {
+		log, readErr := os.ReadFile(path)
+		end := bytes.TrimSpace(log[max(0, len(log)-keep):])
+		err = errors.Join(err, readErr, fmt.Errorf("%s ends:\n%s", filepath.Base(path), end))
+	}
+	return err
+}
+
+// janitor is a process that waits until this one is gone, or tells it to go, and then removes a folder. Go's clean-up
+// does not run when a test is interrupted, and etcd's data is large.
+type janitor struct {
+	command *exec.Cmd
+	open    io.Closer
+}
+
+func startJanitor(dir string) (*janitor, error) {
+	// Reading ends when the other end of the pipe, which only this process has, is closed. The second try is for the
+	// file that a dying etcd may write during the first.
+	command := exec.Command("sh", "-c", `cat; rm -rf "$0" || { sleep 1; rm -rf "$0"; }`, dir)
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of reach of the terminal's Ctrl-C
+	pipe, err := command.StdinPipe()
+	if err != nil {
+		return nil, fmt.Errorf("start what removes %s: %w", dir, err)
+	}
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("start what removes %s: %w", dir, err)
+	}
+	return &janitor{command: command, open: pipe}, nil
+}
+
+func (j *janitor) stop() error {
+	return errors.Join(j.open.Close(), j.command.Wait())
+}
