@@ -445,14 +445,18 @@ func normalSelector(s v1alpha1.LabelSelector) metav1.LabelSelector {
 		normal.MatchLabels[key] = string(value)
 	}
 	for _, expression := range s.MatchExpressions {
-		requirement := metav1.LabelSelectorRequirement{Key: expression.Key, Operator: expression.Operator}
-		for _, value := range expression.Values {
-			requirement.Values = append(requirement.Values, string(value))
-		}
-		requirement.Values = slices.Compact(slices.Sorted(slices.Values(requirement.Values)))
-		normal.MatchExpressions = append(normal.MatchExpressions, requirement)
+		normal.MatchExpressions = append(normal.MatchExpressions, normalRequirement(expression))
 	}
 	normal.MatchExpressions = sortedUnique(normal.MatchExpressions)
+	return normal
+}
+
+func normalRequirement(r v1alpha1.LabelSelectorRequirement) metav1.LabelSelectorRequirement {
+	normal := metav1.LabelSelectorRequirement{Key: r.Key, Operator: r.Operator}
+	for _, value := range r.Values {
+		normal.Values = append(normal.Values, string(value))
+	}
+	normal.Values = slices.Compact(slices.Sorted(slices.Values(normal.Values)))
 	return normal
 }
 

@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,6 +31,7 @@ const (
 	msgEgressUnique    = "names of egress entries must be unique"
 	msgPeerKind        = "a peer is exactly one of app, namespace, namespaceSelector, ipBlock or entity: make each its own list element"
 	msgPeerPods        = "podSelector goes with namespace or namespaceSelector, in the same list element"
+	msgPeerName        = "name the other AppIsolation"
 	msgPeerSelf        = "this is the application itself: what its own tiers may do belongs in flows"
 	msgAppPorts        = "app.ports narrows a destination: here it is the source, so put port names into the entry's own ports"
 	msgPortsNeeded     = "ports are needed here: namespace, namespaceSelector, ipBlock and entity peers do not bring their own (All and KubeAPIServer do)"
@@ -47,7 +49,7 @@ const (
 // The bounds of the CRD that keep names legal and the translation small.
 const (
 	maxTiers, maxFlows, maxEntries, maxPeers, maxPorts = 32, 256, 64, 16, 16
-	maxTierName                                        = 20
+	maxTierName, maxPortName                           = 20, 15
 )
 
 // Validate says what is wrong with a declaration by itself: every rule of the CRD that safety rests on, since files
@@ -93,7 +95,7 @@ func checkTier(tier *v1alpha1.Tier, path *field.Path) field.ErrorList {
 		if port.Name == "" {
 			continue
 		}
-		errs = append(errs, checkName(string(port.Name), validation.DNS1035LabelMaxLength, path.Child("name"))...)
+		errs = append(errs, checkName(string(port.Name), maxPortName, path.Child("name"))...)
 		if names.Has(port.Name) {
 			errs = append(errs, field.Invalid(path.Child("name"), port.Name, msgPortUnique))
 		}
@@ -259,6 +261,9 @@ func checkAppRef(app *v1alpha1.AppIsolation, ref *v1alpha1.AppRef, path *field.P
 	if ref.Namespace != "" {
 		errs = checkName(string(ref.Namespace), validation.DNS1123LabelMaxLength, path.Child("namespace"))
 	}
+	if ref.Name == "" {
+		errs = append(errs, field.Required(path.Child("name"), msgPeerName))
+	}
 	if ref.Name == app.Name && (ref.Namespace == "" || string(ref.Namespace) == app.Namespace) {
 		errs = append(errs, field.Invalid(path.Child("name"), ref.Name, msgPeerSelf))
 	}
@@ -301,16 +306,22 @@ func checkSelector(selector *v1alpha1.LabelSelector, path *field.Path) field.Err
 	if len(selector.MatchLabels) == 0 && len(selector.MatchExpressions) == 0 {
 		return field.ErrorList{field.Invalid(path, "{}", msgEmptySelector)}
 	}
+	var errs field.ErrorList
+	for _, key := range slices.Sorted(maps.Keys(selector.MatchLabels)) { // a map's order never reaches output
+		label := map[string]string{key: string(selector.MatchLabels[key])}
+		errs = append(errs, metav1validation.ValidateLabels(label, path.Child("matchLabels"))...)
+	}
 	for i, expression := range selector.MatchExpressions {
 		path := path.Child("matchExpressions").Index(i)
 		takesValues := expression.Operator == metav1.LabelSelectorOpIn || expression.Operator == metav1.LabelSelectorOpNotIn
 		if takesValues != (len(expression.Values) > 0) {
-			return field.ErrorList{field.Invalid(path.Child("values"), expression.Values, msgSelectorValues)}
+			errs = append(errs, field.Invalid(path.Child("values"), expression.Values, msgSelectorValues))
+			continue
 		}
+		requirement, options := normalRequirement(expression), metav1validation.LabelSelectorValidationOptions{}
+		errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(requirement, options, path)...)
 	}
-	normal := normalSelector(*selector)
-	errs := metav1validation.ValidateLabelSelector(&normal, metav1validation.LabelSelectorValidationOptions{}, path)
-	if len(errs) == 0 && matchesNothing(normal) {
+	if normal := normalSelector(*selector); len(errs) == 0 && matchesNothing(normal) {
 		errs = append(errs, field.Invalid(path, metav1.FormatLabelSelector(&normal), msgSelectorNothing))
 	}
 	return errs
