@@ -1,0 +1,66 @@
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Built by "make controlplane", which honours a KUBEBUILDER_ASSETS from outside.
+K8S := $(CURDIR)/bin/k8s
+# Every module, and those of them that have code of ours.
+MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/e2e/go.mod hack/*/go.mod)))
+CODE = $(filter-out hack/%,$(MODULES))
+TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
+# The race detector needs a C compiler.
+RACE := $(if $(shell command -v "$$(go env CC)"),-race)
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: controlplane build ## Show the operator at work on a control plane of its own (KEEP=1 leaves it up)
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e run ./demo
+
+.PHONY: test
+test: controlplane ## Run all tests
+	@for module in $(CODE); do \
+		echo "go test in $$module"; \
+		KUBEBUILDER_ASSETS=$(K8S) go -C $$module test $(RACE) -timeout 20m ./...; \
+	done
+
+.PHONY: bench
+bench: controlplane ## Run all benchmarks
+	@for module in $(CODE); do \
+		KUBEBUILDER_ASSETS=$(K8S) go -C $$module test -run '^$$' -bench . -benchmem -timeout 20m ./...; \
+	done
+
+.PHONY: lint
+lint: ## Run the linters
+	@for module in $(CODE); do \
+		echo "golangci-lint in $$module"; \
+		(cd $$module && $(TOOL) golangci-lint run ./...); \
+	done
+
+.PHONY: generate
+generate: ## Write what is generated from the API types and the markers in the controllers
+	$(TOOL) controller-gen paths=./api/... paths=./controllers/... object \
+		crd output:crd:dir=config/crd/bases \
+		rbac:roleName=appisolation-manager output:rbac:dir=config/rbac
+
+.PHONY: verify
+verify: generate ## Fail if anything generated differs from what is committed
+	@for module in $(MODULES); do go -C $$module mod tidy; done
+	@if [[ -n $$(git status --porcelain) ]]; then \
+		echo 'These differ from what is committed after `make generate` and `go mod tidy`:'; \
+		git status --porcelain; git --no-pager diff; exit 1; \
+	fi
+
+.PHONY: build
+build: ## Compile the operator to bin/manager
+	CGO_ENABLED=0 go build -trimpath -o bin/manager .
+
+.PHONY: controlplane
+controlplane: ## Compile etcd, the API server, the controller manager and kubectl to bin/k8s, once
+	@hack/controlplane/build $(K8S)
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	rm -rf bin
