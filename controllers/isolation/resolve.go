@@ -298,11 +298,15 @@ func (r *resolver) appPeer(e entry, ref *v1alpha1.AppRef) []outside {
 		r.unresolved(e, v1alpha1.ReasonPortNotFound, "tier %s of %s declares no ports: its team has to add them", ref.Tier, key)
 		return nil
 	}
-	for _, name := range ref.Ports {
-		if _, known := portNamed(tier, name); !known {
-			r.unresolved(e, v1alpha1.ReasonPortNotFound, "tier %s of %s declares no port named %s: correct app.ports", ref.Tier, key, name)
-			return nil
-		}
+	unknown := slices.DeleteFunc(slices.Clone(ref.Ports), func(name v1alpha1.PortName) bool {
+		_, known := portNamed(tier, name)
+		return known
+	})
+	for _, name := range unknown {
+		r.unresolved(e, v1alpha1.ReasonPortNotFound, "tier %s of %s declares no port named %s: correct app.ports", ref.Tier, key, name)
+	}
+	if len(unknown) > 0 {
+		return nil
 	}
 	found.ports = declaredPorts(tier, ref.Ports)
 	return []outside{found}
