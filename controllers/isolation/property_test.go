@@ -1,0 +1,345 @@
+package isolation
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"regexp"
+	"slices"
+	"sort"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"pgregory.net/rapid"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Everything that a line of the declaration names is open, and nothing else: what the policies allow, and what the
+// lines say, are the same for every pod, every peer and every port, in each direction.
+func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		lines, policies := reader{w}, network(w.policies(t))
+		for _, pod := range ownPods() {
+			for _, other := range append(ownPods(), strangers()...) {
+				out, in := policies.out(pod, other), policies.in(other, pod)
+				for _, c := range connections() {
+					if got, want := out(c), lines.out(pod, other, c); got != want {
+						t.Fatalf("%v to %v on %v: the policies say %v, the lines say %v%s", pod, other, c, got, want, w)
+					}
+					if got, want := in(c), lines.in(other, pod, c); got != want {
+						t.Fatalf("%v from %v on %v: the policies say %v, the lines say %v%s", pod, other, c, got, want, w)
+					}
+				}
+			}
+		}
+	})
+}
+
+func (w world) policies(t *rapid.T) []*networkingv1.NetworkPolicy {
+	model, problems := Resolve(w.app, w.facts)
+	for _, p := range problems {
+		if p.Condition == v1alpha1.ConditionAccepted {
+			t.Fatalf("not accepted: %s%s", p.Message, w)
+		}
+	}
+	return model.NetworkPolicies()
+}
+
+// ownPods are pods of the application's namespace: of every tier, of several, of none.
+func ownPods() []endpoint {
+	var pods []endpoint
+	for i, set := range []map[string]string{
+		{"tier": "a"}, {"tier": "b"}, {"tier": "c"}, {"tier": "d"},
+		{"tier": "a", "app": "shop"}, {"tier": "b", "app": "shop", "canary": "true"}, {"tier": "c", "app": "other"},
+		{"app": "shop"}, {"app": "stray"}, {},
+	} {
+		pod := endpoint{namespace: "shop", labels: set, address: netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}
+		if i%2 == 0 {
+			pod.names = map[string]int32{"http": 8080}
+		}
+		pods = append(pods, pod)
+	}
+	return pods
+}
+
+// strangers are pods of other namespaces, many of which look like ours, and addresses outside the cluster.
+func strangers() []endpoint {
+	strangers := []endpoint{
+		{namespace: "kube-system", labels: map[string]string{"k8s-app": "kube-dns"}, address: netip.MustParseAddr("10.244.9.1")},
+		{namespace: "kube-system", labels: map[string]string{"k8s-app": "else"}, address: netip.MustParseAddr("10.244.9.2")},
+		{namespace: "edge", labels: map[string]string{"k8s-app": "kube-dns"}, address: netip.MustParseAddr("10.244.9.3")},
+		{namespace: "monitoring", address: netip.MustParseAddr("10.244.9.4")},
+	}
+	for _, namespace := range []string{"finance", "edge"} {
+		for _, pod := range ownPods() {
+			pod.namespace = namespace
+			strangers = append(strangers, pod)
+		}
+	}
+	for _, address := range []string{"203.0.113.5", "203.0.113.7", "203.0.113.200", "8.8.8.8", "2001:db8::1", "2606:4700::1", "fd00::1", "192.168.1.1", "100.64.0.1", "10.0.0.1", "10.96.0.1"} {
+		strangers = append(strangers, endpoint{address: netip.MustParseAddr(address)})
+	}
+	return strangers
+}
+
+// connections are attempts on ports that the worlds declare, on their neighbours, and on none of them.
+func connections() []connection {
+	return []connection{
+		{"TCP", 80}, {"UDP", 80}, {"SCTP", 80}, {"TCP", 443}, {"UDP", 443}, {"TCP", 53}, {"UDP", 53}, {"SCTP", 7}, {"TCP", 7},
+		{"TCP", 7999}, {"TCP", 8000}, {"TCP", 8010}, {"TCP", 8011}, {"TCP", 8080}, {"UDP", 8080}, {"TCP", 6443}, {"TCP", 9999},
+	}
+}
+
+// An empty list means everything to Kubernetes, and nothing by accident may mean everything.
+func TestNothingEmptyMeansAll(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		g := NewWithT(t)
+		saysAll := func(peers []v1alpha1.Peer) bool {
+			return slices.ContainsFunc(peers, func(p v1alpha1.Peer) bool { return p.Entity == v1alpha1.EntityAll })
+		}
+		allIn := slices.ContainsFunc(w.app.Spec.Ingress, func(e v1alpha1.Ingress) bool { return saysAll(e.From) })
+		allOut := slices.ContainsFunc(w.app.Spec.Egress, func(e v1alpha1.Egress) bool { return saysAll(e.To) })
+		for _, p := range w.policies(t) {
+			g.Expect(p.Spec.PolicyTypes).To(ConsistOf(networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress), w.String)
+			isDefaultDeny := p.Name == PolicyName(w.app.Name, DefaultDeny)
+			g.Expect(reflect.DeepEqual(p.Spec.PodSelector, metav1.LabelSelector{})).To(Equal(isDefaultDeny), w.String)
+			for _, rule := range p.Spec.Ingress {
+				g.Expect(rule.Ports).NotTo(BeEmpty(), w.String)
+				g.Expect(len(rule.From) > 0 || allIn).To(BeTrue(), w.String)
+				expectPeers(g, w, rule.From)
+			}
+			for _, rule := range p.Spec.Egress {
+				everything := len(rule.To) == 0 && len(rule.Ports) == 0 && allOut
+				g.Expect(everything || len(rule.To) > 0 && len(rule.Ports) > 0).To(BeTrue(), w.String)
+				expectPeers(g, w, rule.To)
+			}
+		}
+	})
+}
+
+func expectPeers(g *WithT, w world, peers []networkingv1.NetworkPolicyPeer) {
+	for _, peer := range peers {
+		for _, selector := range []*metav1.LabelSelector{peer.NamespaceSelector, peer.PodSelector} {
+			g.Expect(selector == nil || len(selector.MatchLabels)+len(selector.MatchExpressions) > 0).To(BeTrue(), w.String)
+		}
+		g.Expect((peer.IPBlock != nil) != (peer.NamespaceSelector != nil || peer.PodSelector != nil)).To(BeTrue(), w.String)
+	}
+}
+
+// The order in which somebody writes a declaration means nothing, and neither does the order of a map.
+func TestOrderDoesNotMatter(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		corrupt(t, w.app)
+		shuffled := w
+		shuffled.app = w.app.DeepCopy()
+		shuffle(t, reflect.ValueOf(&shuffled.app.Spec))
+		policies, problems := resolved(w)
+		for range 3 {
+			again, sameProblems := resolved(w)
+			NewWithT(t).Expect(again).To(Equal(policies), w.String)
+			NewWithT(t).Expect(sameProblems).To(Equal(problems), w.String)
+		}
+		again, sameProblems := resolved(shuffled)
+		NewWithT(t).Expect(again).To(Equal(policies), w.String)
+		NewWithT(t).Expect(withoutPlaces(sameProblems)).To(Equal(withoutPlaces(problems)), w.String)
+	})
+}
+
+func resolved(w world) (policies string, problems []Problem) {
+	model, problems := Resolve(w.app, w.facts)
+	text, err := json.Marshal(model.NetworkPolicies())
+	if err != nil {
+		panic(err)
+	}
+	return string(text), problems
+}
+
+var places = regexp.MustCompile(`\[\d+\]`)
+
+// withoutPlaces are problems without the places that their messages name, which move with the order.
+func withoutPlaces(problems []Problem) []string {
+	var texts []string
+	for _, p := range problems {
+		texts = append(texts, fmt.Sprintf("%s %s %v %s", p.Condition, p.Reason, p.Closed, places.ReplaceAllString(p.Message, "")))
+	}
+	sort.Strings(texts)
+	return texts
+}
+
+// shuffle puts every list below a value into another order.
+func shuffle(t *rapid.T, v reflect.Value) {
+	switch v.Kind() {
+	case reflect.Pointer:
+		if !v.IsNil() {
+			shuffle(t, v.Elem())
+		}
+	case reflect.Struct:
+		for i := range v.NumField() {
+			shuffle(t, v.Field(i))
+		}
+	case reflect.Slice:
+		places := make([]int, v.Len())
+		for i := range places {
+			places[i] = i
+			shuffle(t, v.Index(i))
+		}
+		before := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+		reflect.Copy(before, v)
+		for to, from := range rapid.Permutation(places).Draw(t, "order") {
+			v.Index(to).Set(before.Index(from))
+		}
+	}
+}
+
+// corrupt sometimes makes a declaration wrong.
+func corrupt(t *rapid.T, app *v1alpha1.AppIsolation) {
+	spec := &app.Spec
+	for _, i := range rapid.SliceOfN(rapid.IntRange(0, 6), 0, 2).Draw(t, "wrong") {
+		switch i {
+		case 0:
+			spec.Flows = append(spec.Flows, v1alpha1.Flow{From: "ghost", To: "*"}, v1alpha1.Flow{From: "*", To: "phantom"})
+		case 1:
+			spec.Tiers = append(spec.Tiers, v1alpha1.Tier{Name: "z"})
+		case 2:
+			spec.Egress = append(spec.Egress, v1alpha1.Egress{Name: "wrong", From: []v1alpha1.TierRef{"*"}, To: []v1alpha1.Peer{{}, {Namespace: "A", Entity: "All"}}})
+		case 3:
+			spec.Flows = append(spec.Flows, spec.Flows...)
+		case 4:
+			spec.Ingress = append(spec.Ingress, v1alpha1.Ingress{Name: "wrong", From: []v1alpha1.Peer{{IPBlock: &v1alpha1.IPBlock{CIDR: "1.2.3.4/8", Except: []string{}}}}, To: []v1alpha1.TierRef{"ghost", "*"}, Ports: []v1alpha1.PortName{"ghost"}})
+		case 5:
+			spec.Tiers = append(spec.Tiers, v1alpha1.Tier{
+				Name: "y", Ports: []v1alpha1.TierPort{{Port: v1alpha1.Port{Port: intstr.FromInt32(0)}}},
+				PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"a a": "b b", "c c": "d d", "e e": "f f", "g g": "h"}},
+			})
+		case 6:
+			spec.Mode = "Perhaps"
+		}
+	}
+}
+
+// Carrying out a plan makes the cluster's policies the desired ones, after which there is nothing to do.
+func TestPlanLeadsToTheDesiredPoliciesAndStops(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		before := w.with(drawSpec(t, ownApp))
+		cluster := carriedOut(nil, NewPlan(w.app, before.policies(t), nil).Changes())
+		plan := NewPlan(w.app, w.policies(t), cluster)
+		NewWithT(t).Expect(plan.Conflicts).To(BeEmpty(), w.String)
+
+		cluster = carriedOut(cluster, plan.Changes())
+		NewWithT(t).Expect(NewPlan(w.app, w.policies(t), cluster).Steps).To(BeEmpty(), w.String)
+		NewWithT(t).Expect(specsOf(cluster)).To(Equal(specsOf(w.policies(t))), w.String)
+	})
+}
+
+// After every single write on the way, nothing is open that neither the old nor the new declaration opens, and nothing
+// is cut that both allow: whoever is stopped anywhere has done no harm. This is for tiers that do not overlap and keep
+// their selectors: a pod that moves from one policy to another is a matter of two writes.
+func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w := drawWorld(t)
+		before := w.with(drawSpec(t, ownApp))
+		for _, spec := range []*v1alpha1.AppIsolationSpec{&w.app.Spec, &before.app.Spec} {
+			for i, tier := range spec.Tiers {
+				spec.Tiers[i].PodSelector = v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": v1alpha1.LabelValue(tier.Name)}}
+			}
+		}
+		cluster := carriedOut(nil, NewPlan(w.app, before.policies(t), nil).Changes())
+		var changes []Change
+		for _, step := range NewPlan(w.app, w.policies(t), cluster).Steps {
+			changes = append(changes, rapid.Permutation(step).Draw(t, "step")...)
+		}
+		was, will := allowed(cluster), allowed(w.policies(t))
+		for n := range changes {
+			is := allowed(carriedOut(cluster, changes[:n]))
+			for i := range is {
+				if is[i] && !was[i] && !will[i] {
+					t.Fatalf("open after %d of the writes %v, neither before nor after: old%s new%s", n, changes, before, w)
+				}
+				if was[i] && will[i] && !is[i] {
+					t.Fatalf("cut after %d of the writes %v, neither before nor after: old%s new%s", n, changes, before, w)
+				}
+			}
+		}
+	})
+}
+
+// allowed says, for every pair and port in a fixed order, whether each side of the connection is open.
+func allowed(policies network) (all []bool) {
+	for _, pod := range ownPods() {
+		for _, other := range append(ownPods(), strangers()...) {
+			out, in := policies.out(pod, other), policies.in(other, pod)
+			for _, c := range connections() {
+				all = append(all, out(c), in(c))
+			}
+		}
+	}
+	return all
+}
+
+// with is the same world with another declaration.
+func (w world) with(spec *v1alpha1.AppIsolationSpec) world {
+	w.app = w.app.DeepCopy()
+	w.app.Spec = *spec
+	return w
+}
+
+// carriedOut is what a cluster has after these changes.
+func carriedOut(policies []*networkingv1.NetworkPolicy, changes []Change) []*networkingv1.NetworkPolicy {
+	policies = slices.Clone(policies)
+	for _, change := range changes {
+		policies = slices.DeleteFunc(policies, func(p *networkingv1.NetworkPolicy) bool { return p.Name == change.Policy.Name })
+		if change.Operation != v1alpha1.OperationDelete {
+			policies = append(policies, change.Policy)
+		}
+	}
+	return policies
+}
+
+func specsOf(policies []*networkingv1.NetworkPolicy) map[string]networkingv1.NetworkPolicySpec {
+	specs := map[string]networkingv1.NetworkPolicySpec{}
+	for _, p := range policies {
+		specs[p.Name] = p.Spec
+	}
+	return specs
+}
+
+func TestPolicyNames(t *testing.T) {
+	letters := "abcz0123456789-."
+	appName := rapid.StringOfN(rapid.RuneFrom([]rune(letters)), 1, 253, -1).Filter(func(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 })
+	tierName := rapid.StringMatching(`[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?`)
+	long := rapid.StringMatching(`[a-z0-9][-a-z0-9]{60}`)
+	rapid.Check(t, func(t *rapid.T) {
+		g := NewWithT(t)
+		prefix := rapid.OneOf(rapid.Just(""), long).Draw(t, "prefix")
+		seen := map[string]string{}
+		for _, app := range rapid.SliceOfN(appName, 1, 4).Draw(t, "apps") {
+			app = (prefix + app)[:min(253, len(prefix+app))]
+			if len(validation.IsDNS1123Subdomain(app)) > 0 {
+				continue
+			}
+			for _, tier := range rapid.SliceOfN(tierName, 1, 4).Draw(t, "tiers") {
+				name := PolicyName(app, tier)
+				g.Expect(validation.IsDNS1123Subdomain(name)).To(BeEmpty(), name)
+				g.Expect(validation.IsValidLabelValue(name)).To(BeEmpty(), name)
+				g.Expect(validation.IsValidLabelValue(shorten(app))).To(BeEmpty(), app)
+				g.Expect(len(name)).To(BeNumerically("<=", 63))
+				g.Expect(PolicyName(app, tier)).To(Equal(name))
+				full := app + "-" + tier
+				if before, taken := seen[name]; taken {
+					g.Expect(full).To(Equal(before), "two names became %s", name)
+				}
+				seen[name] = full
+			}
+		}
+	})
+}
