@@ -15,9 +15,14 @@ import (
 // namespace's default deny last. One object for each tier switches its pods from open to isolated in one write, with
 // their allows.
 func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
+	into, outOf := map[string][]Edge{}, map[string][]Edge{}
+	for _, edge := range m.Edges {
+		into[edge.To.Tier] = append(into[edge.To.Tier], edge)
+		outOf[edge.From.Tier] = append(outOf[edge.From.Tier], edge)
+	}
 	var policies []*networkingv1.NetworkPolicy
 	for _, tier := range m.Tiers {
-		policies = append(policies, m.tierPolicy(tier))
+		policies = append(policies, m.tierPolicy(tier, into[tier.Name], outOf[tier.Name]))
 	}
 	if m.DenyRest {
 		policies = append(policies, m.policy(DefaultDeny, metav1.LabelSelector{}))
@@ -25,18 +30,18 @@ func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
 	return policies
 }
 
-func (m Model) tierPolicy(tier Tier) *networkingv1.NetworkPolicy {
+// tierPolicy is the policy of a tier, with the edges that lead into it and out of it.
+func (m Model) tierPolicy(tier Tier, into, outOf []Edge) *networkingv1.NetworkPolicy {
 	policy := m.policy(tier.Name, tier.Selector)
 	policy.Labels[LabelTier] = tier.Name
 
-	in, ingressLines := gather(m.Edges, func(e Edge) (networkingv1.NetworkPolicyIngressRule, bool) {
+	in, ingressLines := gather(into, func(e Edge) (networkingv1.NetworkPolicyIngressRule, bool) {
 		peers, ok := m.peers(e.From)
-		return networkingv1.NetworkPolicyIngressRule{From: peers, Ports: rulePorts(e.Ports)}, ok && e.To.Tier == tier.Name && len(e.Ports) > 0
+		return networkingv1.NetworkPolicyIngressRule{From: peers, Ports: rulePorts(e.Ports)}, ok && len(e.Ports) > 0
 	})
-	out, egressLines := gather(m.Edges, func(e Edge) (networkingv1.NetworkPolicyEgressRule, bool) {
+	out, egressLines := gather(outOf, func(e Edge) (networkingv1.NetworkPolicyEgressRule, bool) {
 		peers, ok := m.peers(e.To)
-		return networkingv1.NetworkPolicyEgressRule{To: peers, Ports: rulePorts(e.Ports)},
-			ok && e.From.Tier == tier.Name && (len(e.Ports) > 0 || e.To.Everything)
+		return networkingv1.NetworkPolicyEgressRule{To: peers, Ports: rulePorts(e.Ports)}, ok && (len(e.Ports) > 0 || e.To.Everything)
 	})
 	policy.Spec.Ingress, policy.Spec.Egress = in, out
 	if lines := append(indexed("ingress", ingressLines), indexed("egress", egressLines)...); len(lines) > 0 {
