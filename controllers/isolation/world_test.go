@@ -46,7 +46,7 @@ func drawWorld(t *rapid.T) world {
 	for _, key := range otherApps {
 		if rapid.Bool().Draw(t, "exists") {
 			w.others[key] = drawSpec(t, key)
-			if tiers := w.others[key].Tiers; len(tiers) > 0 && rapid.IntRange(0, 4).Draw(t, "empty selector") == 0 {
+			if tiers := w.others[key].Tiers; len(tiers) > 0 && pick(t, "empty selector", []bool{true, false, false, false}) {
 				tiers[0].PodSelector = v1alpha1.LabelSelector{}
 			}
 		}
@@ -81,7 +81,7 @@ func (w world) String() string {
 
 func drawSpec(t *rapid.T, self types.NamespacedName) *v1alpha1.AppIsolationSpec {
 	spec := &v1alpha1.AppIsolationSpec{
-		Scope: rapid.SampledFrom([]v1alpha1.Scope{"", v1alpha1.ScopeTiers, v1alpha1.ScopeNamespace}).Draw(t, "scope"),
+		Scope: pick(t, "scope", []v1alpha1.Scope{"", v1alpha1.ScopeTiers, v1alpha1.ScopeNamespace}),
 	}
 	for _, name := range drawSome(t, "tiers", tierNames, 0, 4) {
 		spec.Tiers = append(spec.Tiers, drawTier(t, name))
@@ -97,14 +97,14 @@ func drawSpec(t *rapid.T, self types.NamespacedName) *v1alpha1.AppIsolationSpec 
 				spec.Flows = append(spec.Flows, v1alpha1.Flow{From: from, To: to, Ports: drawPortNames(t, spec, to)})
 			}
 		}
-		for i := range rapid.IntRange(0, 3).Draw(t, "ingress") {
+		for i := range pick(t, "ingress", []int{0, 1, 2, 3}) {
 			to := drawSome(t, "to", withPorts, 1, 2)
 			spec.Ingress = append(spec.Ingress, v1alpha1.Ingress{
 				Name: v1alpha1.EntryName(fmt.Sprintf("in%d", i)), From: drawPeers(t, self, false), To: to, Ports: drawPortNames(t, spec, to...),
 			})
 		}
 	}
-	for i := range rapid.IntRange(0, 3).Draw(t, "egress") {
+	for i := range pick(t, "egress", []int{0, 1, 2, 3}) {
 		entry := v1alpha1.Egress{
 			Name: v1alpha1.EntryName(fmt.Sprintf("out%d", i)), From: drawSome(t, "from", refs, 1, 2), To: drawPeers(t, self, true),
 		}
@@ -127,10 +127,10 @@ func portsIn(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) (n int) {
 }
 
 func drawTier(t *rapid.T, name v1alpha1.TierName) v1alpha1.Tier {
-	tier := v1alpha1.Tier{Name: name, PodSelector: drawTierSelector(t, name), DNS: rapid.SampledFrom([]v1alpha1.DNS{"", "Enabled", "Disabled"}).Draw(t, "dns")}
+	tier := v1alpha1.Tier{Name: name, PodSelector: drawTierSelector(t, name), DNS: pick(t, "dns", []v1alpha1.DNS{"", "Enabled", "Disabled"})}
 	for i, port := range drawPorts(t, 0) {
 		named := v1alpha1.TierPort{Port: port}
-		if rapid.IntRange(0, 3).Draw(t, "named") > 0 {
+		if pick(t, "named", []bool{true, true, true, false}) {
 			named.Name = []v1alpha1.PortName{"x", "y", "z"}[i]
 		}
 		tier.Ports = append(tier.Ports, named)
@@ -140,14 +140,14 @@ func drawTier(t *rapid.T, name v1alpha1.TierName) v1alpha1.Tier {
 
 // drawTierSelector is one that may overlap those of other tiers.
 func drawTierSelector(t *rapid.T, name v1alpha1.TierName) v1alpha1.LabelSelector {
-	value, another := v1alpha1.LabelValue(name), v1alpha1.LabelValue(rapid.SampledFrom(tierNames).Draw(t, "another"))
-	return rapid.SampledFrom([]v1alpha1.LabelSelector{
+	value, another := v1alpha1.LabelValue(name), v1alpha1.LabelValue(pick(t, "another", tierNames))
+	return pick(t, "selector", []v1alpha1.LabelSelector{
 		{MatchLabels: map[string]v1alpha1.LabelValue{"tier": value}},
 		{MatchLabels: map[string]v1alpha1.LabelValue{"tier": value, "app": "shop"}},
 		{MatchExpressions: []v1alpha1.LabelSelectorRequirement{{Key: "tier", Operator: "In", Values: []v1alpha1.LabelValue{value, another}}}},
 		{MatchExpressions: []v1alpha1.LabelSelectorRequirement{{Key: "tier", Operator: "Exists"}, {Key: "app", Operator: "NotIn", Values: []v1alpha1.LabelValue{"other", "none"}}}},
 		{MatchLabels: map[string]v1alpha1.LabelValue{"app": "shop"}, MatchExpressions: []v1alpha1.LabelSelectorRequirement{{Key: "canary", Operator: "DoesNotExist"}}},
-	}).Draw(t, "selector")
+	})
 }
 
 func drawPorts(t *rapid.T, least int) []v1alpha1.Port {
@@ -181,7 +181,7 @@ func drawPortNames(t *rapid.T, spec *v1alpha1.AppIsolationSpec, to ...v1alpha1.T
 
 func drawPeers(t *rapid.T, self types.NamespacedName, ports bool) []v1alpha1.Peer {
 	var peers []v1alpha1.Peer
-	for range rapid.IntRange(1, 3).Draw(t, "peers") {
+	for range pick(t, "peers", []int{1, 2, 3}) {
 		peers = append(peers, drawPeer(t, self, ports))
 	}
 	return peers
@@ -191,17 +191,17 @@ func drawPeer(t *rapid.T, self types.NamespacedName, ports bool) v1alpha1.Peer {
 	labels := func(key, value string) *v1alpha1.LabelSelector {
 		return &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{key: v1alpha1.LabelValue(value)}}
 	}
-	pods := rapid.SampledFrom([]*v1alpha1.LabelSelector{nil, nil, labels("tier", "a"), labels("app", "shop")}).Draw(t, "pods")
+	pods := pick(t, "pods", []*v1alpha1.LabelSelector{nil, nil, labels("tier", "a"), labels("app", "shop")})
 	kinds := []v1alpha1.Peer{
-		{Namespace: v1alpha1.NamespaceName(rapid.SampledFrom([]string{"shop", "finance", "edge", "gone"}).Draw(t, "namespace")), PodSelector: pods},
-		{NamespaceSelector: labels("team", rapid.SampledFrom([]string{"retail", "money"}).Draw(t, "team")), PodSelector: pods},
+		{Namespace: v1alpha1.NamespaceName(pick(t, "namespace", []string{"shop", "finance", "edge", "gone"})), PodSelector: pods},
+		{NamespaceSelector: labels("team", pick(t, "team", []string{"retail", "money"})), PodSelector: pods},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "203.0.113.0/24", Except: []string{"203.0.113.7/32", "203.0.113.128/25"}}},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "10.244.0.0/16"}},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "2001:DB8::/32"}},
-		{Entity: rapid.SampledFrom([]v1alpha1.Entity{"World", "KubeAPIServer", "Monitoring", "Nodes", "All"}).Draw(t, "entity")},
+		{Entity: pick(t, "entity", []v1alpha1.Entity{"World", "KubeAPIServer", "Monitoring", "Nodes", "All"})},
 	}
-	ref := v1alpha1.AppRef{Tier: rapid.SampledFrom(tierNames).Draw(t, "tier")}
-	key := rapid.SampledFrom(append([]types.NamespacedName{ownApp}, otherApps...)).Draw(t, "app")
+	ref := v1alpha1.AppRef{Tier: pick(t, "tier", tierNames)}
+	key := pick(t, "app", append([]types.NamespacedName{ownApp}, otherApps...))
 	if key != self {
 		ref.Namespace, ref.Name = v1alpha1.NamespaceName(key.Namespace), key.Name
 		if names := drawSome(t, "ports", []v1alpha1.PortName{"x", "y"}, 0, 2); ports && len(names) > 0 {
@@ -209,11 +209,28 @@ func drawPeer(t *rapid.T, self types.NamespacedName, ports bool) v1alpha1.Peer {
 		}
 		kinds = append(kinds, v1alpha1.Peer{App: &ref}, v1alpha1.Peer{App: &ref}, v1alpha1.Peer{App: &ref})
 	}
-	return rapid.SampledFrom(kinds).Draw(t, "kind")
+	return pick(t, "kind", kinds)
+}
+
+// pick is any element of a list, each as likely. rapid.SampledFrom prefers the first, and then lines hardly ever meet.
+func pick[T any](t *rapid.T, label string, list []T) T {
+	i := 0
+	for range 4 {
+		i *= 2
+		if rapid.Bool().Draw(t, label) {
+			i++
+		}
+	}
+	return list[i%len(list)]
 }
 
 // drawSome are some elements of a list, each at most once, in any order.
 func drawSome[T any](t *rapid.T, label string, list []T, least, most int) []T {
-	some := rapid.Permutation(list).Draw(t, label)
-	return some[:rapid.IntRange(min(least, len(list)), min(most, len(list))).Draw(t, label+" n")]
+	n := min(least, len(list))
+	for range min(most, len(list)) - n {
+		if rapid.Bool().Draw(t, label+" more") {
+			n++
+		}
+	}
+	return rapid.Permutation(list).Draw(t, label)[:n]
 }
