@@ -90,7 +90,7 @@ func (cp *ControlPlane) Stop() error {
 	_ = cp.env.Stop() // an error each time: that it had to kill
 	var err error
 	if cp.janitor != nil {
-		err = errors.Join(err, cp.janitor.stop())
+		err = cp.janitor.stop()
 	}
 	return errors.Join(err, os.RemoveAll(cp.Dir))
 }

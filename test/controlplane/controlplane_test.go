@@ -30,6 +30,7 @@ func TestControlPlane(t *testing.T) {
 
 	t.Run("collects the garbage", func(t *testing.T) { testGarbage(t, admin) })
 	t.Run("gives a user only the rights of RBAC", func(t *testing.T) { testUser(t, cp) })
+	t.Run("knows its etcd from another", func(t *testing.T) { testForeignEtcd(t, cp) })
 }
 
 func testGarbage(t *testing.T, admin client.Client) {
@@ -61,6 +62,14 @@ func testUser(t *testing.T, cp *ControlPlane) {
 	answer, err := kubectl.CombinedOutput()
 	g.Expect(err).NotTo(HaveOccurred(), string(answer))
 	g.Expect(string(answer)).To(And(ContainSubstring("somebody"), ContainSubstring("some:group")))
+}
+
+func testForeignEtcd(t *testing.T, cp *ControlPlane) {
+	g := NewWithT(t)
+	other := &ControlPlane{Dir: t.TempDir()}
+	other.env.ControlPlane.Etcd = cp.env.ControlPlane.Etcd
+	g.Expect(cp.checkEtcd()).To(Succeed())
+	g.Expect(other.checkEtcd()).To(MatchError(ContainSubstring("another etcd answers")))
 }
 
 func TestStartSaysWhatToDoWithoutBinaries(t *testing.T) {
