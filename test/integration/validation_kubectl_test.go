@@ -1,0 +1,68 @@
+package integration
+
+import (
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+var _ = Describe("kubectl", func() {
+	It("explains the spec, so that nobody needs another manual", func() {
+		text, err := kubectl("explain", "appisolation.spec")
+		Expect(err).NotTo(HaveOccurred(), text)
+		Expect(inOneLine(text)).To(And(
+			MatchRegexp(`tiers <\[\]Object> -required- tiers are the groups of pods that the application consists of; \[\] means none`),
+			MatchRegexp(`flows <\[\]Object> -required- flows are the connections allowed`),
+			MatchRegexp(`ingress <\[\]Object> -required- ingress lists who outside the application`),
+			MatchRegexp(`egress <\[\]Object> -required- egress lists what outside the application`),
+			MatchRegexp(`mode <string> enum: (Enforce, DryRun|DryRun, Enforce) mode is Enforce or DryRun; omitted means Enforce`),
+		))
+	})
+
+	It("explains what is deep inside", func() {
+		text, err := kubectl("explain", "appiso.spec.egress.to.ipBlock.except")
+		Expect(err).NotTo(HaveOccurred(), text)
+		Expect(inOneLine(text)).To(ContainSubstring("except are ranges inside cidr that stay closed"))
+	})
+
+	It("shows in one line whether an application is isolated, and if not, why", func() {
+		app := application(newNamespace(), "shop", minimalSpec)
+		create(app)
+		for _, condition := range []metav1.Condition{
+			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "Invalid", Message: "correct it"},
+			{Type: v1alpha1.ConditionResolvedRefs, Status: metav1.ConditionTrue, Reason: "Resolved"},
+			{Type: v1alpha1.ConditionPaired, Status: metav1.ConditionUnknown, Reason: "Unknown"},
+		} {
+			meta.SetStatusCondition(&app.Status.Conditions, condition)
+		}
+		Expect(k8s.Status().Update(ctx, app)).To(Succeed())
+
+		Expect(table("get", "appiso", "-n", app.Namespace)).To(HaveExactElements(
+			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "AGE"),
+			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", MatchRegexp(`^\d+s$`)),
+		))
+		Expect(table("get", "appisolations", "-n", app.Namespace, "-o", "wide")).To(HaveExactElements(
+			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "AGE", "MESSAGE"),
+			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", MatchRegexp(`^\d+s$`), "correct", "it"),
+		))
+	})
+})
+
+func inOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
+
+// table is kubectl's output, word by word.
+func table(args ...string) [][]string {
+	GinkgoHelper()
+	text, err := kubectl(args...)
+	Expect(err).NotTo(HaveOccurred(), text)
+	var lines [][]string
+	for line := range strings.Lines(text) {
+		lines = append(lines, strings.Fields(line))
+	}
+	return lines
+}
