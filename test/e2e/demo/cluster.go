@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -33,7 +34,7 @@ var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml
 
 // startCluster returns once the operator runs. died is called if it ends before it is stopped.
 func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper, manager string) (_ *cluster, err error) {
-	log.SetLogger(log.Log.WithSink(nil)) // or controller-runtime complains that nobody did
+	log.SetLogger(logr.Discard()) // or controller-runtime says that nobody did
 	done := out.progress("Starting etcd, kube-apiserver and kube-controller-manager")
 	c := &cluster{}
 	if c.plane, err = controlplane.Start(controlplane.Options{CRDs: []string{"config/crd/bases"}}); err != nil {
@@ -48,7 +49,7 @@ func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper,
 	if c.k8s, err = newClient(c.plane); err != nil {
 		return nil, err
 	}
-	done = out.progress("Installing the operator (config/crd, config/rbac) and starting " + manager)
+	done = out.progress("Installing the operator with the rights of config/rbac, and starting it")
 	for _, file := range installed {
 		objects, err := readObjects(file)
 		if err != nil {

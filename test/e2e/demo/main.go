@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -12,7 +11,9 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,9 +82,9 @@ func (d *demo) tell(ctx context.Context) error {
 	return nil
 }
 
-// declare applies the samples and waits until the operator has done its work.
+// declare applies the samples, and waits until the operator has done its work and all is well.
 func (d *demo) declare(ctx context.Context) error {
-	done := d.out.progress("Applying config/samples, and waiting until all are Ready")
+	done := d.out.progress("Applying config/samples, with two pods for every tier and strangers beside them")
 	for _, story := range stories {
 		for _, object := range story.objects {
 			if err := d.cluster.create(ctx, object); err != nil {
@@ -91,9 +92,14 @@ func (d *demo) declare(ctx context.Context) error {
 			}
 		}
 	}
+	if err := d.cluster.createPods(ctx); err != nil {
+		return err
+	}
+	done()
+	done = d.out.progress("Waiting until every condition of every AppIsolation is True")
 	for _, story := range stories {
 		for _, app := range story.applications() {
-			for _, condition := range []string{v1alpha1.ConditionReady, v1alpha1.ConditionPaired} {
+			for _, condition := range conditions {
 				if _, err := d.cluster.awaitCondition(ctx, app.Namespace, app.Name, condition, metav1.ConditionTrue); err != nil {
 					return err
 				}
@@ -101,11 +107,7 @@ func (d *demo) declare(ctx context.Context) error {
 		}
 	}
 	done()
-	done = d.out.progress("Creating two pods for every tier, and strangers beside them")
-	if err := d.cluster.createPods(ctx); err != nil {
-		return err
-	}
-	done()
+	d.out.says("\n" + strings.Join(wrap(legend, width), "\n"))
 	return nil
 }
 
@@ -129,7 +131,6 @@ func (d *demo) showStories(ctx context.Context) error {
 			return err
 		}
 	}
-	d.out.note(legend)
 	return nil
 }
 
@@ -165,7 +166,7 @@ func (d *demo) undoEdit(ctx context.Context) error {
 	if err := d.showOpening(ctx, stories[1], "internet", "frontend:8080", meanwhile); err != nil {
 		return err
 	}
-	d.out.says(fmt.Sprintf("The operator has undone it, %s after the edit was sent.", took))
+	d.out.says(fmt.Sprintf("The operator has undone it, %s after the edit was sent. Its event says so:", took))
 	return d.showEvent(ctx, "default", "site", "updated site-frontend")
 }
 
@@ -198,7 +199,7 @@ func (d *demo) undoDeletion(ctx context.Context) error {
 	if err := d.showOpening(ctx, stories[0], "internet", "db:3306", meanwhile); err != nil {
 		return err
 	}
-	d.out.says(fmt.Sprintf("The operator has written it anew, %s after the deletion was sent.", took))
+	d.out.says(fmt.Sprintf("The operator has written it anew, %s after the deletion was sent:", took))
 	return d.showEvent(ctx, "shop", "shop", "created shop-db")
 }
 
@@ -209,50 +210,58 @@ func (d *demo) missHalf(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	store, err := d.cluster.application(ctx, "cassandra", "store")
-	if err != nil {
-		return err
-	}
-	consent, err := json.Marshal(map[string]any{"spec": map[string]any{"ingress": store.Spec.Ingress}})
-	if err != nil {
-		return err
-	}
-
 	d.out.says("The team of cassandra/store no longer lets default/site in:")
-	if err := d.changeStore(ctx, `{"spec":{"ingress":[]}}`, metav1.ConditionFalse); err != nil {
+	const withdrawn = `{"spec":{"ingress":[]}}`
+	d.out.command("kubectl -n cassandra patch appisolation store --type=merge -p '" + withdrawn + "'")
+	if err := d.changeStore(ctx, withdrawn, metav1.ConditionFalse); err != nil {
 		return err
 	}
 	after, err := d.cluster.policy(ctx, "default", "site-backend")
 	if err != nil {
 		return err
 	}
-	d.check(after.ResourceVersion == before.ResourceVersion, "default/site keeps its own half, unchanged, while the other is missing")
+	d.check(after.ResourceVersion == before.ResourceVersion, "default/site keeps its own half as it is while the other is missing")
 
-	d.out.says("The team puts it back:")
-	return d.changeStore(ctx, string(consent), metav1.ConditionTrue)
+	d.out.says("\nThe team puts it back:")
+	d.out.command("kubectl apply -f config/samples/" + stories[1].file)
+	declared, err := stories[1].declared("store")
+	if err != nil {
+		return err
+	}
+	return d.changeStore(ctx, declared, metav1.ConditionTrue)
 }
 
 // changeStore changes one side of a pair, and shows what the other side's status says and whether traffic passes.
 func (d *demo) changeStore(ctx context.Context, patch string, paired metav1.ConditionStatus) error {
-	d.out.command("kubectl -n cassandra patch appisolation store --type=merge -p '" + patch + "'")
+	const from, to = "backend", "cassandra:9042"
 	store, err := d.cluster.application(ctx, "cassandra", "store")
 	if err != nil {
 		return err
 	}
-	if err := d.cluster.patch(ctx, store, patch); err != nil {
+	before, err := d.ask(ctx, stories[1], from, to)
+	if err != nil {
 		return err
 	}
-	if _, err := d.cluster.awaitCondition(ctx, "cassandra", "store", v1alpha1.ConditionReady, metav1.ConditionTrue); err != nil {
+	start := time.Now()
+	if err := d.cluster.patch(ctx, store, patch); err != nil {
 		return err
 	}
 	condition, err := d.cluster.awaitCondition(ctx, "default", "site", v1alpha1.ConditionPaired, paired)
 	if err != nil {
 		return err
 	}
-	if err := d.showConnection(ctx, stories[1], "backend", "cassandra:9042", paired == metav1.ConditionTrue); err != nil {
+	took := time.Since(start)
+	if _, err := d.cluster.awaitCondition(ctx, "cassandra", "store", v1alpha1.ConditionReady, metav1.ConditionTrue); err != nil {
 		return err
 	}
-	d.out.condition("default/site", condition)
+	now, err := d.ask(ctx, stories[1], from, to)
+	if err != nil {
+		return err
+	}
+	d.check(now == mark(paired == metav1.ConditionTrue), fmt.Sprintf("from %s to %s %s when Paired is %s", from, to, now, paired))
+	d.out.connection(from, to, "before", before, "now", now)
+	d.out.says(fmt.Sprintf("%s later the status of default/site says:", took.Round(time.Millisecond)))
+	d.out.condition(condition)
 	return nil
 }
 
@@ -267,12 +276,17 @@ func (d *demo) sum(ctx context.Context) error {
 			return err
 		}
 	}
-	d.out.title("7. In the end all three tables are as they were")
-	if len(d.wrong) == 0 {
-		d.out.says(d.out.good("✓") + fmt.Sprintf(" %d checks, each as expected", d.checks))
-		return nil
+	if len(d.wrong) > 0 {
+		return fmt.Errorf("%d of %d checks failed; expected was:\n  %s", len(d.wrong), d.checks, strings.Join(d.wrong, "\n  "))
 	}
-	return fmt.Errorf("%d of %d checks failed:\n  %s", len(d.wrong), d.checks, joinLines(d.wrong))
+	d.out.title(fmt.Sprintf("All three tables are again as they were. %d checks, each as expected.", d.checks))
+	return nil
+}
+
+// conditions are all that an application has when all is well.
+var conditions = []string{
+	v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionProgrammed,
+	v1alpha1.ConditionPaired, v1alpha1.ConditionReady,
 }
 
 // check notes whether something is as it should be.

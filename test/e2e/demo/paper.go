@@ -51,16 +51,21 @@ func (p *paper) progress(text string) (done func()) {
 	start := time.Now()
 	fmt.Fprintf(p, "%s ", text)
 	return func() {
-		fmt.Fprintf(p, "%s %.1fs\n", strings.Repeat(".", max(2, 80-utf8.RuneCountInString(text))), time.Since(start).Seconds())
+		fmt.Fprintf(p, "%s %.1fs\n", strings.Repeat(".", max(2, 90-utf8.RuneCountInString(text))), time.Since(start).Seconds())
 	}
 }
 
 // condition prints one condition with its whole message.
-func (p *paper) condition(app string, c metav1.Condition) {
-	fmt.Fprintf(p, "    AppIsolation %s    %s %s %s\n", app, c.Type, p.status(c.Status), c.Reason)
-	for _, line := range wrap(c.Message, width-8) {
-		fmt.Fprintf(p, "        %s\n", line)
+func (p *paper) condition(c metav1.Condition) {
+	fmt.Fprintf(p, "    %s  %s  %s\n", c.Type, p.status(c.Status), c.Reason)
+	for _, line := range wrap(c.Message, width-4) {
+		fmt.Fprintf(p, "    %s\n", line)
 	}
+}
+
+// connection prints whether a connection passes, at two times.
+func (p *paper) connection(from, to, once, first, then, second string) {
+	fmt.Fprintf(p, "    %s → %s    %s: %s    %s: %s\n", from, to, once, p.mark(first), then, p.mark(second))
 }
 
 func (p *paper) status(status metav1.ConditionStatus) string {
@@ -89,8 +94,9 @@ func (p *paper) verdict(c cell) string {
 	return p.mark(c.got)
 }
 
-// table prints rows in columns, the first row as their heads. The last column is cut where the paper ends.
-func (p *paper) table(rows [][]string) {
+// table prints rows in columns, under a title, or else with the first row as their heads. The last column is cut where
+// the paper ends.
+func (p *paper) table(title string, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, text := range row {
@@ -98,13 +104,16 @@ func (p *paper) table(rows [][]string) {
 		}
 	}
 	fmt.Fprintln(p)
+	if title != "" {
+		fmt.Fprintf(p, "  %s\n", p.bold(title))
+	}
 	for n, row := range rows {
 		line, used := "", 0
 		for i, text := range row {
 			if i == len(row)-1 {
 				text = cut(text, width-used-2)
 			}
-			if n == 0 {
+			if n == 0 && title == "" {
 				text = p.bold(text)
 			}
 			line += "  " + text + strings.Repeat(" ", max(0, widths[i]-visible(text)))
@@ -139,5 +148,3 @@ func wrap(text string, most int) []string {
 	}
 	return append(lines, line)
 }
-
-func joinLines(lines []string) string { return strings.Join(lines, "\n  ") }

@@ -84,47 +84,36 @@ func (d *demo) showReach(s story, judge *oracle.Oracle) error {
 		}
 		lines = append(lines, line)
 	}
-	d.out.table(lines)
+	d.out.table("", lines)
 	return nil
+}
+
+// ask asks the cluster as it is now, or as it was with the changes.
+func (d *demo) ask(
+	ctx context.Context, s story, from, to string, changes ...func(networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy,
+) (string, error) {
+	judge, err := d.cluster.oracle(ctx, changes...)
+	if err != nil {
+		return "", err
+	}
+	allowed, err := s.ask(judge, from, to)
+	return mark(allowed), err
 }
 
 // showOpening prints what a change of the policies opened while it lasted, and expects it to be closed now.
 func (d *demo) showOpening(
 	ctx context.Context, s story, from, to string, meanwhile func(networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy,
 ) error {
-	during, err := d.cluster.oracle(ctx, meanwhile)
+	during, err := d.ask(ctx, s, from, to, meanwhile)
 	if err != nil {
 		return err
 	}
-	opened, err := s.ask(during, from, to)
+	now, err := d.ask(ctx, s, from, to)
 	if err != nil {
 		return err
 	}
-	after, err := d.cluster.oracle(ctx)
-	if err != nil {
-		return err
-	}
-	open, err := s.ask(after, from, to)
-	if err != nil {
-		return err
-	}
-	d.check(opened, fmt.Sprintf("the change opens %s to %s", from, to))
-	d.check(!open, fmt.Sprintf("%s to %s is closed again", from, to))
-	d.out.says(fmt.Sprintf("    %s → %s    while it lasted: %s    now: %s", from, to, d.out.mark(mark(opened)), d.out.mark(mark(open))))
-	return nil
-}
-
-// showConnection prints whether a connection passes now, and expects it to be so.
-func (d *demo) showConnection(ctx context.Context, s story, from, to string, expected bool) error {
-	judge, err := d.cluster.oracle(ctx)
-	if err != nil {
-		return err
-	}
-	allowed, err := s.ask(judge, from, to)
-	if err != nil {
-		return err
-	}
-	d.check(allowed == expected, fmt.Sprintf("from %s to %s %s after the change", from, to, mark(expected)))
-	d.out.says(fmt.Sprintf("    %s → %s    %s", from, to, d.out.mark(mark(allowed))))
+	d.check(during == passes, fmt.Sprintf("the change opens %s to %s", from, to))
+	d.check(now == blocked, fmt.Sprintf("%s to %s is closed again", from, to))
+	d.out.connection(from, to, "while it lasted", during, "now", now)
 	return nil
 }

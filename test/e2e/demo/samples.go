@@ -97,6 +97,9 @@ func (o object) refused(err error) error {
 	}
 	if details := status.Status().Details; details != nil {
 		for _, cause := range details.Causes {
+			if cause.Field == "<nil>" { // that rules were not looked at because of the other causes
+				continue
+			}
 			all = append(all, fmt.Errorf("%s:%d: %s: %s", o.file, o.line(cause.Field), cause.Field, cause.Message))
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -20,13 +21,15 @@ func (d *demo) showConditions(ctx context.Context, namespace, name string) error
 	if err != nil {
 		return err
 	}
-	rows := [][]string{{"APPISOLATION " + namespace + "/" + name, "STATUS", "REASON", "MESSAGE"}}
+	var rows [][]string
 	for _, condition := range app.Status.Conditions {
 		rows = append(rows, []string{condition.Type, d.out.status(condition.Status), condition.Reason, condition.Message})
-		d.check(condition.Status == metav1.ConditionTrue, fmt.Sprintf("%s/%s has %s=True", namespace, name, condition.Type))
 	}
-	d.check(len(app.Status.Conditions) == 5, fmt.Sprintf("%s/%s has five conditions", namespace, name))
-	d.out.table(rows)
+	for _, condition := range conditions {
+		ok := meta.IsStatusConditionTrue(app.Status.Conditions, condition)
+		d.check(ok, fmt.Sprintf("AppIsolation %s/%s %s=True", namespace, name, condition))
+	}
+	d.out.table("AppIsolation "+namespace+"/"+name, rows)
 	return nil
 }
 
@@ -42,7 +45,7 @@ func (d *demo) showPolicies(ctx context.Context, namespaces ...string) error {
 			rows = append(rows, d.policyRows(policy)...)
 		}
 	}
-	d.out.table(rows)
+	d.out.table("", rows)
 	return nil
 }
 
@@ -87,6 +90,6 @@ func (d *demo) showEvent(ctx context.Context, namespace, application, note strin
 		return err
 	}
 	d.check(event.Type == corev1.EventTypeWarning, "DriftUndone is a warning")
-	d.out.says(fmt.Sprintf("Event of AppIsolation %s/%s: %s %s: %s", namespace, application, event.Type, event.Reason, event.Note))
+	d.out.says(fmt.Sprintf("    %s %s AppIsolation %s/%s: %s", event.Type, event.Reason, namespace, application, event.Note))
 	return nil
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -58,10 +60,10 @@ var stories = []story{
 	},
 }
 
-const legend = `Pods are objects only, nothing runs in them: the verdicts are those of SIG Network's policy engine
-kube-network-policies on the policies read back from the API server. A tier has two pods, so that its own
-row and column are two pods too. other is a pod of no tier; a pod in elsewhere has all labels of a tier, in
-another namespace; dns is kube-system's k8s-app=kube-dns; internet is 203.0.113.9.`
+const legend = `In the tables ✓ is a connection that passes, · one that doesn't. Pods are objects only, nothing runs
+in them: the verdicts are by SIG Network's policy engine kube-network-policies on the policies read back from the API
+server. A tier has two pods, so that it can be its own peer. "other" is a pod of no tier; a pod in "elsewhere" has all
+labels of a tier, but is in another namespace; "dns" is kube-system's k8s-app=kube-dns, "internet" is 203.0.113.9.`
 
 // The strangers: names in the tables that are not tiers.
 var (
@@ -110,6 +112,17 @@ func (s story) applications() []*v1alpha1.AppIsolation {
 		}
 	}
 	return apps
+}
+
+// declared is the spec of one of the applications as the file has it, as a patch.
+func (s story) declared(name string) (string, error) {
+	for _, object := range s.objects {
+		if object.application() != nil && object.GetName() == name {
+			patch, err := json.Marshal(map[string]any{"spec": object.Object["spec"]})
+			return string(patch), err
+		}
+	}
+	return "", fmt.Errorf("%s has no AppIsolation %s", s.file, name)
 }
 
 func (s story) namespaces() []string {
