@@ -88,7 +88,6 @@ var _ = Describe("the operator", Ordered, func() {
 			It("writes exactly the golden policies of "+story+", and kubectl wait returns", func() {
 				objects := fromFile(filepath.Join(root, "config/samples", story+".yaml"))
 				create(objects...)
-				var got []networkingv1.NetworkPolicy
 				for _, object := range objects {
 					if object.GetObjectKind().GroupVersionKind().Kind != "AppIsolation" {
 						continue
@@ -96,14 +95,8 @@ var _ = Describe("the operator", Ordered, func() {
 					output, err := kubectl("wait", "--for=condition=Ready", "--timeout=20s", "-n", object.GetNamespace(), "appisolation/"+object.GetName())
 					Expect(err).NotTo(HaveOccurred(), output)
 				}
-				for _, object := range objects {
-					for _, policy := range policies(object.GetNamespace()) {
-						if metav1.IsControlledBy(&policy, object) {
-							got = append(got, asRendered(policy))
-						}
-					}
-				}
-				Eventually(got).Should(ConsistOf(golden("story-" + story)))
+				// An application that was ready before its peer existed follows it at once.
+				Eventually(func() []networkingv1.NetworkPolicy { return ownedBy(objects) }).Should(ConsistOf(golden("story-" + story)))
 				for _, object := range objects {
 					if object.GetName() != metav1.NamespaceDefault {
 						Expect(k8s.Delete(ctx, object)).To(Succeed())
@@ -490,6 +483,20 @@ var _ = Describe("the operator", Ordered, func() {
 		Expect(distinct).To(HaveLen(3))
 	})
 })
+
+// ownedBy are the policies that some of these objects own, as rendered.
+func ownedBy(objects []client.Object) []networkingv1.NetworkPolicy {
+	GinkgoHelper()
+	var found []networkingv1.NetworkPolicy
+	for _, object := range objects {
+		for _, policy := range policies(object.GetNamespace()) {
+			if metav1.IsControlledBy(&policy, object) {
+				found = append(found, asRendered(policy))
+			}
+		}
+	}
+	return found
+}
 
 // connectsTo matches the egress rule to a tier of another namespace.
 func connectsTo(namespace, tier string, port int32) OmegaMatcher {

@@ -1,0 +1,200 @@
+package integration
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"k8s.io/client-go/rest"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// What the operator asks of the API server, counted there.
+var _ = Describe("the operator's requests", Ordered, func() {
+	const applications = 20
+	var (
+		o       *operator
+		metrics string
+		apps    []*v1alpha1.AppIsolation
+	)
+
+	start := func() {
+		metrics = freeAddress()
+		o = startOperator(cluster.Config.Host, "--metrics-bind-address="+metrics)
+		Eventually(func() error { _, err := http.Get("http://" + metrics); return err }).Should(Succeed())
+	}
+	// settled waits until every application has been reconciled at least so often and nothing is left to do.
+	settled := func(reconciles int) {
+		GinkgoHelper()
+		Eventually(func(g Gomega) {
+			families := scrape(g, "http://"+metrics+"/metrics")
+			g.Expect(sum(families["controller_runtime_reconcile_total"], nil)).To(BeNumerically(">=", reconciles))
+			g.Expect(sum(families["workqueue_depth"], nil)).To(BeZero())
+			g.Expect(sum(families["controller_runtime_active_workers"], nil)).To(BeZero())
+		}).Should(Succeed())
+	}
+	reconciles := func() int {
+		return int(sum(scrape(Default, "http://"+metrics+"/metrics")["controller_runtime_reconcile_total"], nil))
+	}
+
+	BeforeAll(start)
+	AfterAll(func() { o.stop() })
+
+	It("are one create a policy and one status write for a new application, beside the events", func() {
+		before := writes()
+		for range applications {
+			app := application(newNamespace(), "shop", twoTiers)
+			app.Spec.Scope = v1alpha1.ScopeNamespace
+			create(app)
+			apps = append(apps, app)
+		}
+		for _, app := range apps {
+			eventuallyReady(app)
+		}
+		settled(applications)
+		after := writes()
+		AddReportEntry("requests for new applications", fmt.Sprintf("%d applications of 3 policies: %v", applications, difference(before, after)))
+		Expect(difference(before, after)).To(Equal(map[string]int{
+			"POST networkpolicies":     3 * applications,
+			"PUT appisolations/status": applications,
+			"POST events":              applications,
+		}))
+	})
+
+	It("are the changed policies and one status write for a changed flow", func() {
+		app := apps[0]
+		settled(applications)
+		before := writes()
+		edit(app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+		eventuallyReady(app)
+		settled(applications)
+		Expect(difference(before, writes())).To(Equal(map[string]int{
+			"PUT networkpolicies": 1, "PUT appisolations/status": 1, "POST events": 1,
+		}))
+	})
+
+	It("are none in ten resyncs of settled applications", func() {
+		settled(applications)
+		before := writes()
+		for round := range 10 {
+			seen := reconciles()
+			for _, app := range apps {
+				edit(app, func() { app.Annotations = map[string]string{"test/round": fmt.Sprint(round)} })
+			}
+			settled(seen + applications)
+		}
+		Expect(difference(before, writes())).To(BeEmpty())
+	})
+
+	It("are none after a restart", func() {
+		o.stop()
+		before := writes()
+		start()
+		settled(applications)
+		Expect(difference(before, writes())).To(BeEmpty())
+	})
+
+	It("are counted in metrics of its own", func() {
+		policy := policies(apps[1].Namespace)["shop-a"]
+		Expect(k8s.Delete(ctx, &policy)).To(Succeed())
+		Eventually(func(g Gomega) {
+			families := scrape(g, "http://"+metrics+"/metrics")
+			g.Expect(sum(families["appisolation_drift_undone_total"], nil)).To(BeEquivalentTo(1))
+			g.Expect(sum(families["appisolation_policy_writes_total"], map[string]string{"operation": "Create"})).To(BeEquivalentTo(1))
+			g.Expect(sum(families["appisolation_applications"], map[string]string{"condition": "Ready", "status": "True"})).To(BeNumerically(">=", applications))
+		}).Should(Succeed())
+	})
+})
+
+// writes are the API server's own count of writes to what the operator writes.
+func writes() map[string]int {
+	GinkgoHelper()
+	counted := map[string]int{}
+	for request, n := range allWrites() {
+		if strings.Contains(request, "networkpolicies") || strings.HasSuffix(request, "appisolations/status") || strings.HasSuffix(request, " events") {
+			counted[request] += n
+		}
+	}
+	return counted
+}
+
+// allWrites are the API server's own count of all writes, by verb and resource.
+func allWrites() map[string]int {
+	GinkgoHelper()
+	counted := map[string]int{}
+	transport, err := rest.TransportFor(cluster.Config)
+	Expect(err).NotTo(HaveOccurred())
+	for _, metric := range scrapeWith(Default, &http.Client{Transport: transport}, strings.TrimSuffix(cluster.Config.Host, "/")+"/metrics")["apiserver_request_total"].GetMetric() {
+		labels := labelsOf(metric)
+		switch labels["verb"] {
+		case "POST", "PUT", "PATCH", "DELETE":
+			counted[strings.TrimSuffix(labels["verb"]+" "+labels["resource"]+"/"+labels["subresource"], "/")] += int(metric.GetCounter().GetValue())
+		}
+	}
+	return counted
+}
+
+func difference(before, after map[string]int) map[string]int {
+	more := map[string]int{}
+	for key, n := range after {
+		if n > before[key] {
+			more[key] = n - before[key]
+		}
+	}
+	return more
+}
+
+func scrape(g Gomega, url string) map[string]*dto.MetricFamily {
+	return scrapeWith(g, http.DefaultClient, url)
+}
+
+func scrapeWith(g Gomega, from *http.Client, url string) map[string]*dto.MetricFamily {
+	response, err := from.Get(url)
+	g.Expect(err).NotTo(HaveOccurred())
+	defer response.Body.Close()
+	g.Expect(response.StatusCode).To(Equal(http.StatusOK))
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(io.Reader(response.Body))
+	g.Expect(err).NotTo(HaveOccurred())
+	return families
+}
+
+func labelsOf(metric *dto.Metric) map[string]string {
+	labels := map[string]string{}
+	for _, pair := range metric.GetLabel() {
+		labels[pair.GetName()] = pair.GetValue()
+	}
+	return labels
+}
+
+// sum adds up the metrics of a family that have these labels.
+func sum(family *dto.MetricFamily, want map[string]string) float64 {
+	total := 0.0
+	for _, metric := range family.GetMetric() {
+		labels, matches := labelsOf(metric), true
+		for key, value := range want {
+			matches = matches && labels[key] == value
+		}
+		if matches {
+			total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+		}
+	}
+	return total
+}
+
+// freeAddress is an address of this machine that nobody listens on.
+func freeAddress() string {
+	GinkgoHelper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	Expect(err).NotTo(HaveOccurred())
+	defer listener.Close()
+	return listener.Addr().String()
+}
