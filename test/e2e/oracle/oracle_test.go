@@ -80,9 +80,13 @@ func TestAllowed(t *testing.T) {
 		{"and for their protocol only", []string{denyAll, clientOut, serverIn}, client, server, 8080, udp, false},
 		{"and not back", []string{denyAll, clientOut, serverIn}, server, client, 8080, tcp, false},
 		{"a podSelector means its own namespace", []string{serverIn}, distant, server, 8080, tcp, false},
-		{"a namespace is known by its name", []string{
-			`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: there}}}]}]}`},
-			distant, server, 8080, tcp, true},
+		{
+			"a namespace is known by its name",
+			[]string{
+				`{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: there}}}]}]}`,
+			},
+			distant, server, 8080, tcp, true,
+		},
 
 		{"an ipBlock lets out", []string{toOutside(`{to: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.7/32]}}]}`)}, client, outside, 443, tcp, true},
 		{"but not to what it excepts", []string{toOutside(`{to: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.7/32]}}]}`)}, client, blocked, 443, tcp, false},
