@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -424,6 +425,7 @@ var _ = Describe("the operator", Ordered, func() {
 		older.Spec.Scope = v1alpha1.ScopeNamespace
 		create(older)
 		eventuallyReady(older)
+		Eventually(time.Now).Should(BeTemporally(">=", older.CreationTimestamp.Add(time.Second)), "an age is told in whole seconds")
 		newer := application(older.Namespace, "ant", twoTiers)
 		newer.Spec.Scope = v1alpha1.ScopeNamespace
 		create(newer)
