@@ -31,10 +31,10 @@ func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
 				out, in := policies.out(pod, other), policies.in(other, pod)
 				for _, c := range connections() {
 					if got, want := out(c), lines.out(pod, other, c); got != want {
-						t.Fatalf("%v to %v on %v: the policies say %v, the lines say %v%s", pod, other, c, got, want, w)
+						t.Fatalf("%v to %v on %v: the policies say %v, the lines say %v\n%s", pod, other, c, got, want, w)
 					}
 					if got, want := in(c), lines.in(other, pod, c); got != want {
-						t.Fatalf("%v from %v on %v: the policies say %v, the lines say %v%s", pod, other, c, got, want, w)
+						t.Fatalf("%v from %v on %v: the policies say %v, the lines say %v\n%s", pod, other, c, got, want, w)
 					}
 				}
 			}
@@ -46,7 +46,7 @@ func (w world) policies(t *rapid.T) []*networkingv1.NetworkPolicy {
 	model, problems := Resolve(w.app, w.facts)
 	for _, p := range problems {
 		if p.Condition == v1alpha1.ConditionAccepted {
-			t.Fatalf("not accepted: %s%s", p.Message, w)
+			t.Fatalf("not accepted: %s\n%s", p.Message, w)
 		}
 	}
 	return model.NetworkPolicies()
@@ -263,10 +263,10 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 			is := allowed(carriedOut(cluster, changes[:n]))
 			for i := range is {
 				if is[i] && !was[i] && !will[i] {
-					t.Fatalf("open after %d of the writes %v, neither before nor after: old%s new%s", n, changes, before, w)
+					t.Fatalf("open after %d of these writes, though neither before nor when done: %v\nold\n%snew\n%s", n, steps(Plan{Steps: [][]Change{changes}}), before, w)
 				}
 				if was[i] && will[i] && !is[i] {
-					t.Fatalf("cut after %d of the writes %v, neither before nor after: old%s new%s", n, changes, before, w)
+					t.Fatalf("cut after %d of these writes, though open before and when done: %v\nold\n%snew\n%s", n, steps(Plan{Steps: [][]Change{changes}}), before, w)
 				}
 			}
 		}

@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -18,6 +19,8 @@ type endpoint struct {
 	// names are the pod's named container ports, all TCP.
 	names map[string]int32
 }
+
+func (e endpoint) String() string { return fmt.Sprintf("%s %v %s", e.namespace, e.labels, e.address) }
 
 // connection is an attempt to reach a port.
 type connection struct {
