@@ -46,16 +46,19 @@ type AppIsolationList struct {
 	Items []AppIsolation `json:"items"`
 }
 
+// In the rules below, [x].all(name, rule) gives x a name: it is computed once, not once for each element that asks. The
+// API server evaluates the rules at every write, of status too.
+
 // AppIsolationSpec is a whole declaration. The four lists are required, so that what Git does not say nobody can add
 // behind its back: an empty list ([]) means none.
 //
-// +kubebuilder:validation:XValidation:rule="self.flows.all(f, (f.from == '*' || self.tiers.exists(t, t.name == f.from)) && (f.to == '*' || self.tiers.exists(t, t.name == f.to)))",fieldPath=".flows",message="from and to must each be the name of a tier in spec.tiers, or \"*\" for every tier"
-// +kubebuilder:validation:XValidation:rule="self.flows.all(f, f.to == '*' ? self.tiers.exists(t, has(t.ports)) : !self.tiers.exists(t, t.name == f.to && !has(t.ports)))",fieldPath=".flows",message="the destination tier declares no ports: add the ports its pods listen on to the tier"
-// +kubebuilder:validation:XValidation:rule="self.flows.all(f, !has(f.ports) || self.tiers.all(t, (f.to != '*' && t.name != f.to) || !has(t.ports) || sets.contains(t.ports.map(q, has(q.name), q.name), f.ports)))",fieldPath=".flows",message="ports must be names of ports that every tier in to declares"
-// +kubebuilder:validation:XValidation:rule="self.ingress.all(e, e.to.all(n, n == '*' || self.tiers.exists(t, t.name == n)))",fieldPath=".ingress",message="to must list names of tiers in spec.tiers, or \"*\" for every tier"
-// +kubebuilder:validation:XValidation:rule="self.ingress.all(e, e.to.all(n, n == '*' ? self.tiers.exists(t, has(t.ports)) : !self.tiers.exists(t, t.name == n && !has(t.ports))))",fieldPath=".ingress",message="the destination tier declares no ports: add the ports its pods listen on to the tier"
+// +kubebuilder:validation:XValidation:rule="[self.tiers.map(t, t.name)].all(names, self.flows.all(f, (f.from == '*' || f.from in names) && (f.to == '*' || f.to in names)))",fieldPath=".flows",message="from and to must each be the name of a tier in spec.tiers, or \"*\" for every tier"
+// +kubebuilder:validation:XValidation:rule="[self.tiers.filter(t, !has(t.ports)).map(t, t.name)].all(portless, self.flows.all(f, f.to == '*' ? portless.size() < self.tiers.size() : !(f.to in portless)))",fieldPath=".flows",message="the destination tier declares no ports: add the ports its pods listen on to the tier"
+// +kubebuilder:validation:XValidation:rule="self.tiers.all(t, !has(t.ports) || [t.ports.map(q, has(q.name), q.name)].all(names, self.flows.all(f, !has(f.ports) || (f.to != t.name && f.to != '*') || sets.contains(names, f.ports))))",fieldPath=".flows",message="ports must be names of ports that every tier in to declares"
+// +kubebuilder:validation:XValidation:rule="[self.tiers.map(t, t.name)].all(names, self.ingress.all(e, e.to.all(n, n == '*' || n in names)))",fieldPath=".ingress",message="to must list names of tiers in spec.tiers, or \"*\" for every tier"
+// +kubebuilder:validation:XValidation:rule="[self.tiers.filter(t, !has(t.ports)).map(t, t.name)].all(portless, self.ingress.all(e, e.to.all(n, n == '*' ? portless.size() < self.tiers.size() : !(n in portless))))",fieldPath=".ingress",message="the destination tier declares no ports: add the ports its pods listen on to the tier"
 // +kubebuilder:validation:XValidation:rule="self.tiers.all(t, !has(t.ports) || [t.ports.map(q, has(q.name), q.name)].all(names, self.ingress.all(e, !has(e.ports) || !(t.name in e.to || '*' in e.to) || sets.contains(names, e.ports))))",fieldPath=".ingress",message="ports must be names of ports that every tier in to declares"
-// +kubebuilder:validation:XValidation:rule="self.egress.all(e, e.from.all(n, n == '*' || self.tiers.exists(t, t.name == n)))",fieldPath=".egress",message="from must list names of tiers in spec.tiers, or \"*\" for every tier"
+// +kubebuilder:validation:XValidation:rule="[self.tiers.map(t, t.name)].all(names, self.egress.all(e, e.from.all(n, n == '*' || n in names)))",fieldPath=".egress",message="from must list names of tiers in spec.tiers, or \"*\" for every tier"
 type AppIsolationSpec struct {
 	// mode is Enforce or DryRun; omitted means Enforce. DryRun writes no policy and deletes none: what is in force
 	// stays as it is, and status.preview lists what Enforce would create, update and delete.
@@ -80,7 +83,7 @@ type AppIsolationSpec struct {
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MaxItems=256
-	// +kubebuilder:validation:XValidation:rule="self.all(f, self.exists_one(g, g.from == f.from && g.to == f.to))",message="a pair of from and to may appear once: list all its ports in one flow"
+	// +kubebuilder:validation:XValidation:rule="[self.map(f, f.from + ' ' + f.to)].all(pairs, pairs.all(p, pairs.indexOf(p) == pairs.lastIndexOf(p)))",message="a pair of from and to may appear once: list all its ports in one flow"
 	Flows []Flow `json:"flows"`
 
 	// ingress lists who outside the application may open connections to which tiers; [] means nobody. At most 64.
