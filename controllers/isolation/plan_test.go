@@ -216,6 +216,14 @@ func TestPlanLeavesForeignLabelsAndAnnotationsAlone(t *testing.T) {
 	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), existing).Steps).To(BeEmpty())
 }
 
+func TestPlanTakesAnEmptyListForNone(t *testing.T) {
+	existing := written(shop())
+	named(existing, "shop-web").Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{}
+	named(existing, "shop-db").Spec.Egress = []networkingv1.NetworkPolicyEgressRule{}
+	named(existing, "shop-default-deny").Annotations = map[string]string{}
+	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), existing).Steps).To(BeEmpty())
+}
+
 func TestPlanChangesNothingThatItIsGiven(t *testing.T) {
 	g := NewWithT(t)
 	desired, existing := desiredOf(shop()), written(shop())
