@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -67,7 +68,7 @@ func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper,
 	if err != nil {
 		return nil, err
 	}
-	if c.operator, err = startOperator(ctx, died, manager, kubeconfig); err != nil {
+	if c.operator, err = startOperator(ctx, died, manager, kubeconfig, filepath.Join(c.plane.Dir, "operator.log")); err != nil {
 		return nil, err
 	}
 	done()
@@ -89,10 +90,9 @@ func (c *cluster) stop(failed bool) error {
 	var err error
 	if c.operator != nil {
 		err = c.operator.stop()
-		if failed = failed || err != nil; failed {
-			err = errors.Join(err, fmt.Errorf("the operator's log is %s", c.operator.log.Name()))
-		} else {
-			err = os.Remove(c.operator.log.Name())
+		if failed || err != nil {
+			kept := c.plane.Dir + "-operator.log" // beside the folder that goes
+			err = errors.Join(err, fmt.Errorf("the operator's log is %s", kept), os.Rename(c.operator.log.Name(), kept))
 		}
 	}
 	return errors.Join(err, c.plane.Stop())

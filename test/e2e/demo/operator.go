@@ -26,14 +26,14 @@ fi
 exec "$0" "$@"`
 
 // startOperator compiles the operator if need be. died is called if it ends before it is stopped.
-func startOperator(ctx context.Context, died context.CancelCauseFunc, binary, kubeconfig string) (*operator, error) {
+func startOperator(ctx context.Context, died context.CancelCauseFunc, binary, kubeconfig, logFile string) (*operator, error) {
 	if _, err := os.Stat(binary); errors.Is(err, os.ErrNotExist) {
 		build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
 		if output, err := build.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("compile the operator: %w\n%s", err, output)
 		}
 	}
-	log, err := os.CreateTemp("", "appisolation-operator-*.log")
+	log, err := os.Create(logFile)
 	if err != nil {
 		return nil, fmt.Errorf("make the operator's log: %w", err)
 	}
@@ -43,7 +43,7 @@ func startOperator(ctx context.Context, died context.CancelCauseFunc, binary, ku
 	o.command.Stdout, o.command.Stderr = log, log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of reach of the terminal's Ctrl-C: it is stopped in turn
 	if err := o.command.Start(); err != nil {
-		return nil, errors.Join(fmt.Errorf("start the operator: %w", err), os.Remove(log.Name()))
+		return nil, fmt.Errorf("start the operator: %w", err)
 	}
 	go func() {
 		err := o.command.Wait()
