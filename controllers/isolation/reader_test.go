@@ -207,25 +207,23 @@ func selects(s v1alpha1.LabelSelector, labels map[string]string) bool {
 			return false
 		}
 	}
-	for _, e := range s.MatchExpressions {
-		got, has := labels[e.Key]
-		listed := slices.Contains(e.Values, v1alpha1.LabelValue(got))
-		holds := false
-		switch e.Operator {
-		case "In":
-			holds = has && listed
-		case "NotIn":
-			holds = !has || !listed
-		case "Exists":
-			holds = has
-		case "DoesNotExist":
-			holds = !has
-		}
-		if !holds {
-			return false
-		}
+	return !slices.ContainsFunc(s.MatchExpressions, func(e v1alpha1.LabelSelectorRequirement) bool { return !holds(e, labels) })
+}
+
+func holds(e v1alpha1.LabelSelectorRequirement, labels map[string]string) bool {
+	got, has := labels[e.Key]
+	listed := slices.Contains(e.Values, v1alpha1.LabelValue(got))
+	switch e.Operator {
+	case "In":
+		return has && listed
+	case "NotIn":
+		return !has || !listed
+	case "Exists":
+		return has
+	case "DoesNotExist":
+		return !has
 	}
-	return true
+	return false
 }
 
 func inBlock(address netip.Addr, cidr string, except ...string) bool {
