@@ -68,7 +68,7 @@ func (cp *ControlPlane) controllerManagerArgs() ([]string, error) {
 		"--controllers=*,-nodeipam,-nodelifecycle", // there are no nodes
 		"--leader-elect=false",
 		"--secure-port=0", // no port, no clash; its work is watched, not its health
-		"--service-account-private-key-file=" + filepath.Join(cp.env.ControlPlane.APIServer.CertDir, "sa-signer.key"),
+		"--service-account-private-key-file=" + filepath.Join(cp.plane.APIServer.CertDir, "sa-signer.key"),
 		"--root-ca-file=" + ca,
 		"--kube-api-qps=500",
 		"--kube-api-burst=1000",

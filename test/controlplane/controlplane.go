@@ -29,6 +29,10 @@ type Options struct {
 	APIServerArgs map[string]string
 }
 
+// kill is how long etcd and the API server may take to stop. They have nothing to save, and an API server that is asked
+// to stop waits for whoever still watches.
+const kill = time.Millisecond
+
 // ControlPlane is one that runs.
 type ControlPlane struct {
 	// Config is a cluster admin's, without a client-side rate limit.
@@ -40,7 +44,8 @@ type ControlPlane struct {
 	// Dir holds the log, the certificates and the data of each process. Stop removes it.
 	Dir string
 
-	env               envtest.Environment
+	// Not envtest.Environment, which also looks for a cluster that exists, and makes certificates for webhooks.
+	plane             envtest.ControlPlane
 	controllerManager *controllerManager
 	janitor           *janitor
 }
@@ -49,10 +54,6 @@ type ControlPlane struct {
 // control plane ends with it all the same.
 func Start(opts Options) (_ *ControlPlane, err error) {
 	assets, err := findAssets()
-	if err != nil {
-		return nil, err
-	}
-	crds, err := fromRoot(opts.CRDs)
 	if err != nil {
 		return nil, err
 	}
@@ -70,10 +71,13 @@ func Start(opts Options) (_ *ControlPlane, err error) {
 	if cp.janitor, err = startJanitor(dir); err != nil {
 		return nil, err
 	}
-	if err := cp.startAPIServer(crds, opts.APIServerArgs); err != nil {
+	if err := cp.startAPIServer(opts.APIServerArgs); err != nil {
 		return nil, err
 	}
 	if cp.Kubeconfig, cp.Config, err = cp.UserKubeconfig("admin", "system:masters"); err != nil {
+		return nil, err
+	}
+	if err := cp.installCRDs(opts.CRDs); err != nil {
 		return nil, err
 	}
 	if err := cp.startControllerManager(); err != nil {
@@ -87,7 +91,7 @@ func (cp *ControlPlane) Stop() error {
 	if cp.controllerManager != nil {
 		cp.controllerManager.stop()
 	}
-	_ = cp.env.Stop() // an error each time: that it had to kill
+	_ = cp.plane.Stop() // an error each time: that it had to kill
 	var err error
 	if cp.janitor != nil {
 		err = cp.janitor.stop()
@@ -97,7 +101,7 @@ func (cp *ControlPlane) Stop() error {
 
 // UserKubeconfig makes a user that the API server knows by a certificate. RBAC decides what it may do.
 func (cp *ControlPlane) UserKubeconfig(name string, groups ...string) (path string, config *rest.Config, err error) {
-	user, err := cp.env.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
+	user, err := cp.plane.AddUser(envtest.User{Name: name, Groups: groups}, &rest.Config{QPS: -1})
 	if err != nil {
 		return "", nil, fmt.Errorf("make user %q: %w", name, err)
 	}
@@ -117,28 +121,13 @@ func (cp *ControlPlane) UserKubeconfig(name string, groups ...string) (path stri
 	return file.Name(), user.Config(), nil
 }
 
-func (cp *ControlPlane) startAPIServer(crds []string, args map[string]string) error {
-	existing := false
-	cp.env = envtest.Environment{
-		UseExistingCluster:    &existing, // whatever the environment says: the tests delete what they find
-		CRDDirectoryPaths:     crds,
-		ErrorIfCRDPathMissing: true,
-
-		ControlPlaneStartTimeout: time.Minute,
-		// Killed rather than asked: they have nothing to save, and an API server that is asked waits for whoever
-		// still watches.
-		ControlPlaneStopTimeout: time.Millisecond,
-	}
-	etcd := &envtest.Etcd{DataDir: filepath.Join(cp.Dir, "etcd")}
-	server := cp.env.ControlPlane.GetAPIServer()
-	server.CertDir = filepath.Join(cp.Dir, "kube-apiserver")
+func (cp *ControlPlane) startAPIServer(args map[string]string) error {
+	etcd := &envtest.Etcd{DataDir: filepath.Join(cp.Dir, "etcd"), StartTimeout: time.Minute, StopTimeout: kill}
+	server := &envtest.APIServer{CertDir: filepath.Join(cp.Dir, "kube-apiserver"), StartTimeout: time.Minute, StopTimeout: kill}
 	if err := errors.Join(os.Mkdir(etcd.DataDir, 0o700), os.Mkdir(server.CertDir, 0o700)); err != nil {
 		return fmt.Errorf("prepare to start etcd and kube-apiserver: %w", err)
 	}
-	cp.env.ControlPlane.Etcd = etcd
-	cp.env.ControlPlane.KubectlPath = filepath.Join(cp.Assets, "kubectl")
-
-	// envtest asks etcd for its health without knowing which etcd answers. The name tells, below.
+	// envtest asks etcd for its health without knowing which etcd answers. The name tells, in checkEtcd.
 	etcd.Configure().Set("name", filepath.Base(cp.Dir))
 	for _, name := range slices.Sorted(maps.Keys(args)) {
 		server.Configure().Set(name, args[name])
@@ -157,16 +146,33 @@ func (cp *ControlPlane) startAPIServer(crds []string, args map[string]string) er
 	defer serverProcess.log.Close()
 	server.Path, server.Out, server.Err = serverProcess.path, serverProcess.log, serverProcess.log
 
-	if _, err := cp.env.Start(); err != nil {
+	cp.plane = envtest.ControlPlane{Etcd: etcd, APIServer: server, KubectlPath: filepath.Join(cp.Assets, "kubectl")}
+	if err := cp.plane.Start(); err != nil {
 		return fmt.Errorf("start etcd and kube-apiserver: %w", err)
 	}
 	return cp.checkEtcd()
 }
 
+func (cp *ControlPlane) installCRDs(paths []string) error {
+	paths, err := fromRoot(paths)
+	if err != nil {
+		return err
+	}
+	_, err = envtest.InstallCRDs(cp.Config, envtest.CRDInstallOptions{
+		Paths:              paths,
+		ErrorIfPathMissing: true,
+		MaxTime:            time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("install the CustomResourceDefinitions of %v: %w", paths, err)
+	}
+	return nil
+}
+
 // checkEtcd fails if another etcd had our port first. (Another API server would have failed its clients already: it
 // lacks the key for the certificate authority that they were given.)
 func (cp *ControlPlane) checkEtcd() error {
-	url := cp.env.ControlPlane.Etcd.URL.JoinPath("v3/cluster/member/list").String()
+	url := cp.plane.Etcd.URL.JoinPath("v3/cluster/member/list").String()
 	response, err := http.Post(url, "application/json", strings.NewReader("{}"))
 	if err != nil {
 		return fmt.Errorf("ask etcd for its name: %w", err)

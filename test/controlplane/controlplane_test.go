@@ -18,11 +18,13 @@ import (
 
 func TestControlPlane(t *testing.T) {
 	g := NewWithT(t)
-	cp, err := Start(Options{})
+	t.Setenv("TMPDIR", t.TempDir())
+	cp, err := Start(Options{CRDs: []string{"config/crd/bases"}})
 	g.Expect(err).NotTo(HaveOccurred())
 	defer func() {
 		g.Expect(cp.Stop()).To(Succeed())
 		expectNothingLeft(t, cp.Dir)
+		g.Expect(os.ReadDir(os.TempDir())).To(BeEmpty())
 	}()
 	admin, err := client.New(cp.Config, client.Options{})
 	g.Expect(err).NotTo(HaveOccurred())
@@ -67,7 +69,7 @@ func testUser(t *testing.T, cp *ControlPlane) {
 func testForeignEtcd(t *testing.T, cp *ControlPlane) {
 	g := NewWithT(t)
 	other := &ControlPlane{Dir: t.TempDir()}
-	other.env.ControlPlane.Etcd = cp.env.ControlPlane.Etcd
+	other.plane.Etcd = cp.plane.Etcd
 	g.Expect(cp.checkEtcd()).To(Succeed())
 	g.Expect(other.checkEtcd()).To(MatchError(ContainSubstring("another etcd answers")))
 }
@@ -101,7 +103,8 @@ func TestKilledParentLeavesNothing(t *testing.T) {
 	}
 
 	child := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=1m")
-	child.Env = append(os.Environ(), killMe+"=yes")
+	temp := t.TempDir()
+	child.Env = append(os.Environ(), killMe+"=yes", "TMPDIR="+temp)
 	output, err := child.StdoutPipe()
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(child.Start()).To(Succeed())
@@ -115,6 +118,7 @@ func TestKilledParentLeavesNothing(t *testing.T) {
 	g.Expect(child.Process.Kill()).To(Succeed())
 	_ = child.Wait()
 	expectNothingLeft(t, dir)
+	g.Expect(os.ReadDir(temp)).To(BeEmpty())
 }
 
 func expectNothingLeft(t *testing.T, dir string) {

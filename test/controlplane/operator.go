@@ -1,0 +1,129 @@
+package controlplane
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// installed is what an administrator applies before the operator runs, beside the CRD.
+var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml"}
+
+// patience is how long a process may take to end when asked.
+const patience = 20 * time.Second
+
+// InstallOperator gives the operator its namespace and its rights, and returns the kubeconfig of its service account.
+func (cp *ControlPlane) InstallOperator(ctx context.Context) (kubeconfig string, err error) {
+	k8s, err := client.New(cp.Config, client.Options{})
+	if err != nil {
+		return "", fmt.Errorf("make a client: %w", err)
+	}
+	files, err := fromRoot(installed)
+	if err != nil {
+		return "", err
+	}
+	for _, file := range files {
+		if err := createAll(ctx, k8s, file); err != nil {
+			return "", err
+		}
+	}
+	kubeconfig, _, err = cp.UserKubeconfig("system:serviceaccount:appisolation-system:appisolation-manager",
+		"system:serviceaccounts", "system:serviceaccounts:appisolation-system", "system:authenticated")
+	return kubeconfig, err
+}
+
+func createAll(ctx context.Context, k8s client.Client, file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	decoder := yaml.NewYAMLOrJSONDecoder(bytes.NewReader(text), 4096)
+	for {
+		object := &unstructured.Unstructured{}
+		if err := decoder.Decode(&object.Object); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+		if err := k8s.Create(ctx, object); err != nil {
+			return fmt.Errorf("%s: %w", file, err)
+		}
+	}
+}
+
+// BuildOperator compiles the operator of this tree into a folder.
+func BuildOperator(ctx context.Context, dir string) (binary string, err error) {
+	root, err := findRoot()
+	if err != nil {
+		return "", err
+	}
+	binary = filepath.Join(dir, "manager")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
+	build.Dir = root
+	if output, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("compile the operator: %w\n%s", err, output)
+	}
+	return binary, nil
+}
+
+// Operator is one running process of it.
+type Operator struct {
+	// Exited is closed when the process has ended.
+	Exited <-chan struct{}
+
+	command *exec.Cmd
+	err     error
+}
+
+// StartOperator starts the operator, with metrics and probes off unless the arguments say otherwise. It dies with this
+// process.
+func StartOperator(binary, kubeconfig string, log io.Writer, args ...string) (*Operator, error) {
+	exited := make(chan struct{})
+	o := &Operator{Exited: exited}
+	o.command = exec.Command(binary, append([]string{
+		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--kubeconfig=" + kubeconfig,
+	}, args...)...)
+	o.command.Stderr = log
+	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := o.command.Start(); err != nil {
+		return nil, fmt.Errorf("start the operator: %w", err)
+	}
+	go func() {
+		o.err = o.command.Wait()
+		close(exited)
+	}()
+	return o, nil
+}
+
+// Stop ends the operator as a cluster would: it has to go by itself.
+func (o *Operator) Stop() error {
+	if err := o.command.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("ask the operator to end: %w", err)
+	}
+	select {
+	case <-o.Exited:
+		return o.err
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("the operator did not end within %s", patience), o.Kill())
+	}
+}
+
+// Kill ends the operator as a crash would. It may have ended already.
+func (o *Operator) Kill() error {
+	if err := o.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill the operator: %w", err)
+	}
+	<-o.Exited
+	return nil
+}
