@@ -54,9 +54,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil // its policies are the garbage collector's
 	}
 	done := r.isolate(ctx, &app)
-	r.announceWrites(ctx, &app, done)
+	r.announceWrites(&app, done)
 	if done.outdated && done.err == nil {
-		return ctrl.Result{}, nil // what made our view old wakes us
+		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
 	}
 	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &app, done))
 }

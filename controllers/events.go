@@ -1,14 +1,14 @@
 package controllers
 
 import (
-	"context"
 	"fmt"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -22,22 +22,25 @@ const (
 // maxNote is the longest note that the events API takes.
 const maxNote = 1024
 
-// announceWrites says in one event what was written, and whether it undid somebody else's edit.
-func (r *Reconciler) announceWrites(ctx context.Context, app *v1alpha1.AppIsolation, done outcome) {
+// announceWrites says what was written: every edit of somebody else's that was undone by itself, all other writes of a
+// reconcile together. An event that repeats is only counted, unless it is about another policy: so each names one.
+func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	if len(done.written) == 0 {
 		return
 	}
-	var parts []string
+	var writes []string
 	for _, change := range done.written {
-		parts = append(parts, fmt.Sprintf("%sd %s", strings.ToLower(string(change.Operation)), change.Policy.Name))
+		write := fmt.Sprintf("%sd NetworkPolicy %s", strings.ToLower(string(change.Operation)), change.Policy.Name)
+		writes = append(writes, write)
+		if done.drift {
+			driftUndone.Inc()
+			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), write)
+		}
 	}
-	eventType, reason := corev1.EventTypeNormal, eventPoliciesWritten
-	if done.drift {
-		eventType, reason = corev1.EventTypeWarning, eventDriftUndone
-		driftUndone.Add(float64(len(done.written)))
-		log.FromContext(ctx).Info("undid an edit of somebody else's", "policies", parts)
+	if !done.drift {
+		first := done.written[0]
+		r.event(app, first.Policy, corev1.EventTypeNormal, eventPoliciesWritten, string(first.Operation), strings.Join(writes, ", "))
 	}
-	r.event(app, eventType, reason, "Write", strings.Join(parts, ", "))
 }
 
 // announceConditions says which conditions became false, and which are true again.
@@ -52,13 +55,17 @@ func (r *Reconciler) announceConditions(app *v1alpha1.AppIsolation, before []met
 		wasFalse := old != nil && old.Status == metav1.ConditionFalse
 		switch {
 		case condition.Status == metav1.ConditionFalse && (!wasFalse || old.Reason != condition.Reason):
-			r.event(app, corev1.EventTypeWarning, condition.Reason, "Check", condition.Message)
+			r.event(app, nil, corev1.EventTypeWarning, condition.Reason, condition.Type, condition.Message)
 		case condition.Status == metav1.ConditionTrue && wasFalse:
-			r.event(app, corev1.EventTypeNormal, condition.Reason, "Check", condition.Message)
+			r.event(app, nil, corev1.EventTypeNormal, condition.Reason, condition.Type, condition.Message)
 		}
 	}
 }
 
-func (r *Reconciler) event(app *v1alpha1.AppIsolation, eventType, reason, action, note string) {
-	r.Recorder.Eventf(app, nil, eventType, reason, action, "%s", truncate(note, maxNote))
+func (r *Reconciler) event(app *v1alpha1.AppIsolation, related *networkingv1.NetworkPolicy, eventType, reason, action, note string) {
+	var about runtime.Object
+	if related != nil {
+		about = related
+	}
+	r.Recorder.Eventf(app, about, eventType, reason, action, "%s", truncate(note, maxNote))
 }

@@ -107,7 +107,7 @@ func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition
 	default:
 		return metav1.Condition{
 			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
-			Message: "the API server holds every policy as declared; enforcing them is the network plugin's part",
+			Message: "the API server holds every policy as declared",
 		}
 	}
 }

@@ -31,41 +31,43 @@ type Change struct {
 // a desired name, whoever's they are. Nothing that is not the application's own is in any step.
 //
 // The order keeps every prefix of the writes within what the old or the new declaration allows, and cuts nothing that
-// both allow (a pod is selected by its new policy before its old one goes, and the default deny is only there while
-// every tier's policy is):
+// both allow: a pod is selected by its new policy before its old one goes, and the default deny is only there while
+// every tier's policy is.
 //
-//  1. policies that are new
+//  1. policies that are new, and bridges
 //  2. policies that change
 //  3. the default deny, written or deleted
-//  4. policies that are obsolete
+//  4. policies that are obsolete; bridges are so at the next look
 func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
 	var plan Plan
 	var creates, updates, defaultDeny, deletes []Change
-	denyName := PolicyName(app.Name, DefaultDeny)
+	put := func(operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) {
+		step := map[v1alpha1.Operation]*[]Change{
+			v1alpha1.OperationCreate: &creates, v1alpha1.OperationUpdate: &updates, v1alpha1.OperationDelete: &deletes,
+		}[operation]
+		if policy.Name == PolicyName(app.Name, DefaultDeny) {
+			step = &defaultDeny
+		}
+		*step = append(*step, Change{operation, policy})
+	}
 	for _, want := range desired {
 		want = owned(want, app)
 		have := named(existing, want.Name)
 		switch {
-		case have == nil && want.Name == denyName:
-			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationCreate, want})
 		case have == nil:
-			creates = append(creates, Change{v1alpha1.OperationCreate, want})
+			put(v1alpha1.OperationCreate, want)
 		case !Owns(app.UID, have):
 			plan.Conflicts = append(plan.Conflicts, want.Name)
-		case upToDate(have, want):
-		case want.Name == denyName:
-			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationUpdate, merged(have, want)})
-		default:
-			updates = append(updates, Change{v1alpha1.OperationUpdate, merged(have, want)})
+		case !upToDate(have, want):
+			if bridge := bridgeOver(app, have, want); bridge != nil && named(existing, bridge.Name) == nil {
+				put(v1alpha1.OperationCreate, bridge)
+			}
+			put(v1alpha1.OperationUpdate, merged(have, want))
 		}
 	}
 	for _, have := range existing {
-		switch {
-		case !Owns(app.UID, have) || named(desired, have.Name) != nil:
-		case have.Name == denyName:
-			defaultDeny = append(defaultDeny, Change{v1alpha1.OperationDelete, have})
-		default:
-			deletes = append(deletes, Change{v1alpha1.OperationDelete, have})
+		if Owns(app.UID, have) && named(desired, have.Name) == nil {
+			put(v1alpha1.OperationDelete, have)
 		}
 	}
 	plan.Steps = [][]Change{creates, updates}
@@ -74,6 +76,20 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	}
 	plan.Steps = slices.DeleteFunc(plan.Steps, func(step []Change) bool { return len(step) == 0 })
 	return plan
+}
+
+// bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
+// pods: those that it leaves stay isolated until whatever isolates them next is there. A selector that somebody else
+// has changed is simply put back.
+func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	declared := app.Generation != app.Status.ObservedGeneration && app.Spec.EffectiveMode() == v1alpha1.ModeEnforce
+	if !declared || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
+		return nil
+	}
+	bridge := want.DeepCopy()
+	bridge.Name = shorten(want.Name + ".before") // no tier has a dot in its name
+	bridge.Spec = *have.Spec.DeepCopy()
+	return bridge
 }
 
 // Changes are all changes of a plan, in order.

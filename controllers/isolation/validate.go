@@ -48,8 +48,8 @@ const (
 
 // The bounds of the CRD that keep names legal and the translation small.
 const (
-	maxTiers, maxFlows, maxEntries, maxPeers, maxPorts = 32, 256, 64, 16, 16
-	maxTierName, maxPortName                           = 20, 15
+	maxTiers, maxFlows, maxEntries, maxPeers, maxPorts, maxExcepts = 32, 256, 64, 16, 16, 32
+	maxTierName, maxPortName                                       = 20, 15
 )
 
 // Validate says what is wrong with a declaration by itself: every rule of the CRD that safety rests on, since files
@@ -276,7 +276,7 @@ func checkIPBlock(block *v1alpha1.IPBlock, path *field.Path) field.ErrorList {
 	if err != nil || cidr != cidr.Masked() || cidr.Addr().Is4In6() {
 		return field.ErrorList{field.Invalid(path.Child("cidr"), block.CIDR, msgCIDR)}
 	}
-	errs := checkLength(block.Except, maxTiers, path.Child("except"))
+	errs := checkLength(block.Except, maxExcepts, path.Child("except"))
 	for i, text := range block.Except {
 		except, err := netip.ParsePrefix(text)
 		if err != nil || except != except.Masked() || except.Addr().Is4In6() || except.Bits() <= cidr.Bits() || !cidr.Contains(except.Addr()) {

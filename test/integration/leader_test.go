@@ -15,6 +15,7 @@ import (
 	. "github.com/onsi/gomega"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -38,13 +39,13 @@ var _ = Describe("two operators at once", func() {
 			return true
 		})
 		elect := []string{"--leader-elect", "--leader-election-namespace=appisolation-system"}
-		victim := startOperator(first, elect...)
+		victim := startOperator(through(first), elect...)
 		DeferCleanup(victim.kill)
 		lease := &coordinationv1.Lease{}
 		lease.Namespace, lease.Name = "appisolation-system", "appisolation.io"
 		Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(lease), lease) }).Should(Succeed())
 		leader := *lease.Spec.HolderIdentity
-		heir := startOperator(second, elect...)
+		heir := startOperator(through(second), elect...)
 		DeferCleanup(heir.stop)
 
 		app := application(newNamespace(), "shop", eightTiers())
@@ -76,10 +77,12 @@ func createsPolicy(request *http.Request) bool {
 // proxy is one in front of the API server. A request that is not to pass is held until its client is gone.
 func proxy(pass func(*http.Request) bool) string {
 	GinkgoHelper()
-	target, err := url.Parse(cluster.Config.Host)
+	// Whoever comes through the proxy has the operator's rights.
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	Expect(err).NotTo(HaveOccurred())
-	// The client's own token passes through; only the server's certificate is the proxy's to check.
-	transport, err := rest.TransportFor(&rest.Config{Host: cluster.Config.Host, TLSClientConfig: rest.TLSClientConfig{CAData: cluster.Config.CAData}})
+	target, err := url.Parse(config.Host)
+	Expect(err).NotTo(HaveOccurred())
+	transport, err := rest.TransportFor(config)
 	Expect(err).NotTo(HaveOccurred())
 	forward := &httputil.ReverseProxy{
 		Transport:     transport,

@@ -80,7 +80,7 @@ func edit[T client.Object](object T, change func()) {
 
 var _ = Describe("the operator", Ordered, func() {
 	BeforeAll(func() {
-		o := startOperator(cluster.Config.Host)
+		o := startOperator(kubeconfig)
 		DeferCleanup(o.stop)
 	})
 
@@ -252,6 +252,23 @@ var _ = Describe("the operator", Ordered, func() {
 			eventuallyReady(app)
 			Expect(events()).To(HaveExactElements("ADDED shop-database", "MODIFIED shop-a", "DELETED shop-b"),
 				"shop-a changes only in the annotation that names the flow")
+		})
+
+		It("leaves no pod open while tiers change their pods with one another", func() {
+			app := application(newNamespace(), "shop", twoTiers)
+			create(app)
+			eventuallyReady(app)
+			events := record(app.Namespace)
+			edit(app, func() {
+				app.Spec.Tiers[0].PodSelector, app.Spec.Tiers[1].PodSelector = app.Spec.Tiers[1].PodSelector, app.Spec.Tiers[0].PodSelector
+			})
+			Eventually(func() []string { return names(app.Namespace) }).Should(ConsistOf("shop-a", "shop-b"))
+			eventuallyReady(app)
+			seen := events()
+			Expect(seen).To(HaveLen(6))
+			Expect(seen[:2]).To(ConsistOf("ADDED shop-a.before", "ADDED shop-b.before"))
+			Expect(seen[2:4]).To(ConsistOf("MODIFIED shop-a", "MODIFIED shop-b"))
+			Expect(seen[4:]).To(ConsistOf("DELETED shop-a.before", "DELETED shop-b.before"))
 		})
 
 		It("puts the default deny last and takes it away before what is obsolete", func() {
@@ -616,8 +633,16 @@ func withoutRules(do func()) {
 	Expect(k8s.Get(ctx, client.ObjectKeyFromObject(crd), crd)).To(Succeed())
 	rules = spec().XValidations
 	Expect(rules).NotTo(BeEmpty())
+	// A changed CRD comes into force a moment after it is written.
+	broken := application(metav1.NamespaceDefault, "broken", strings.Replace(twoTiers, "to: b", "to: nosuch", 1))
+	refused := func() bool { return apierrors.IsInvalid(k8s.Create(ctx, broken.DeepCopy(), client.DryRunAll)) }
+	restore := func() {
+		set(rules)
+		Eventually(refused).Should(BeTrue())
+	}
+	DeferCleanup(restore)
 	set(nil)
-	DeferCleanup(func() { set(rules) })
+	Eventually(refused).Should(BeFalse())
 	do()
-	set(rules)
+	restore()
 }

@@ -21,14 +21,14 @@ import (
 var _ = Describe("the operator's requests", Ordered, func() {
 	const applications = 20
 	var (
-		o       *operator
+		o       operator
 		metrics string
 		apps    []*v1alpha1.AppIsolation
 	)
 
 	start := func() {
 		metrics = freeAddress()
-		o = startOperator(cluster.Config.Host, "--metrics-bind-address="+metrics)
+		o = startOperator(kubeconfig, "--metrics-bind-address="+metrics)
 		Eventually(func() error { _, err := http.Get("http://" + metrics); return err }).Should(Succeed())
 	}
 	// settled waits until every application has been reconciled at least so often and nothing is left to do.

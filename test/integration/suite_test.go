@@ -8,16 +8,12 @@ import (
 	"errors"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	"github.com/onsi/gomega/gexec"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -43,8 +39,8 @@ var (
 	k8s client.Client
 	// binary is the operator, built from this tree.
 	binary string
-	// token is that of the operator's own service account.
-	token string
+	// kubeconfig is that of the operator's own service account.
+	kubeconfig string
 )
 
 func TestIntegration(t *testing.T) {
@@ -69,72 +65,44 @@ var _ = BeforeSuite(func() {
 	k8s, err = client.New(cluster.Config, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
 
-	binary, err = gexec.Build("github.com/appisolation/appisolation")
+	binary, err = controlplane.BuildOperator(ctx, cluster.Dir)
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(gexec.CleanupBuildArtifacts)
-
-	for _, file := range []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml"} {
-		create(fromFile(filepath.Join(root, file))...)
-	}
-	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: "appisolation-system", Name: "appisolation-manager"}}
-	request := &authenticationv1.TokenRequest{}
-	Expect(k8s.SubResource("token").Create(ctx, account, request)).To(Succeed())
-	token = request.Status.Token
+	kubeconfig, err = cluster.InstallOperator(ctx)
+	Expect(err).NotTo(HaveOccurred())
 })
 
 // operator is one running process of it.
-type operator struct {
-	command *exec.Cmd
-	// exited is closed when the process has ended, with err.
-	exited chan struct{}
-	err    error
-}
+type operator struct{ *controlplane.Operator }
 
-// startOperator starts the operator with its own service account's rights, and no leader election unless asked for.
-// A server other than the API server itself is a proxy in front of it.
-func startOperator(server string, args ...string) *operator {
+// startOperator starts the operator with its own service account's rights, and no leader election unless asked for. A
+// kubeconfig other than its own is one for a proxy in front of the API server.
+func startOperator(kubeconfig string, args ...string) operator {
 	GinkgoHelper()
-	o := &operator{exited: make(chan struct{})}
-	o.command = exec.Command(binary, append([]string{
-		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--kubeconfig=" + operatorKubeconfig(server),
-	}, args...)...)
-	o.command.Stderr = GinkgoWriter
-	o.command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	Expect(o.command.Start()).To(Succeed())
-	go func() {
-		o.err = o.command.Wait()
-		close(o.exited)
-	}()
-	return o
+	started, err := controlplane.StartOperator(binary, kubeconfig, GinkgoWriter, args...)
+	Expect(err).NotTo(HaveOccurred())
+	return operator{started}
 }
 
 // stop ends the operator as a cluster would: it has to go by itself.
-func (o *operator) stop() {
+func (o operator) stop() {
 	GinkgoHelper()
-	Expect(o.command.Process.Signal(syscall.SIGTERM)).To(Succeed())
-	Eventually(o.exited).Should(BeClosed(), "the operator's graceful end")
-	Expect(o.err).NotTo(HaveOccurred())
+	Expect(o.Stop()).To(Succeed())
 }
 
-// kill ends the operator as a crash would. It may have ended already.
-func (o *operator) kill() {
+// kill ends the operator as a crash would.
+func (o operator) kill() {
 	GinkgoHelper()
-	if err := o.command.Process.Kill(); !errors.Is(err, os.ErrProcessDone) {
-		Expect(err).NotTo(HaveOccurred())
-	}
-	Eventually(o.exited).Should(BeClosed())
+	Expect(o.Kill()).To(Succeed())
 }
 
-func operatorKubeconfig(server string) string {
+// through is the operator's kubeconfig with another server. It is a proxy of our own, with a certificate of its own.
+func through(server string) string {
 	GinkgoHelper()
-	config := clientcmdapi.NewConfig()
-	config.Clusters["test"] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: cluster.Config.CAData}
-	if server != cluster.Config.Host { // a proxy of our own, with a certificate of its own; without TLS no token would be sent
-		config.Clusters["test"] = &clientcmdapi.Cluster{Server: server, InsecureSkipTLSVerify: true}
+	config, err := clientcmd.LoadFromFile(kubeconfig)
+	Expect(err).NotTo(HaveOccurred())
+	for name := range config.Clusters {
+		config.Clusters[name] = &clientcmdapi.Cluster{Server: server, InsecureSkipTLSVerify: true}
 	}
-	config.AuthInfos["operator"] = &clientcmdapi.AuthInfo{Token: token}
-	config.Contexts["test"] = &clientcmdapi.Context{Cluster: "test", AuthInfo: "operator"}
-	config.CurrentContext = "test"
 	path := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
 	Expect(clientcmd.WriteToFile(*config, path)).To(Succeed())
 	return path
