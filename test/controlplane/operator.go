@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -96,13 +97,20 @@ func StartOperator(binary, kubeconfig string, log io.Writer, args ...string) (*O
 	}, args...)...)
 	o.command.Stderr = log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := o.command.Start(); err != nil {
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it is this thread that the operator dies with, so it has to last
+		defer runtime.UnlockOSThread()
+		defer close(exited)
+		err := o.command.Start()
+		started <- err
+		if err == nil {
+			o.err = o.command.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start the operator: %w", err)
 	}
-	go func() {
-		o.err = o.command.Wait()
-		close(exited)
-	}()
 	return o, nil
 }
 
