@@ -6,19 +6,17 @@
 package v1alpha1
 
 import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"sigs.k8s.io/controller-runtime/pkg/scheme"
 )
 
-var (
-	// GroupVersion is appisolation.io/v1alpha1.
-	GroupVersion = schema.GroupVersion{Group: "appisolation.io", Version: "v1alpha1"}
+// GroupVersion is appisolation.io/v1alpha1.
+var GroupVersion = schema.GroupVersion{Group: "appisolation.io", Version: "v1alpha1"}
 
-	// SchemeBuilder collects this package's types.
-	SchemeBuilder = &scheme.Builder{GroupVersion: GroupVersion}
-
-	// AddToScheme adds this package's types to a scheme.
-	AddToScheme = SchemeBuilder.AddToScheme
-)
-
-func init() { SchemeBuilder.Register(&AppIsolation{}, &AppIsolationList{}) }
+// AddToScheme adds this package's types to a scheme.
+func AddToScheme(scheme *runtime.Scheme) error {
+	scheme.AddKnownTypes(GroupVersion, &AppIsolation{}, &AppIsolationList{})
+	metav1.AddToGroupVersion(scheme, GroupVersion)
+	return nil
+}

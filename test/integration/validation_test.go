@@ -92,9 +92,11 @@ func many(n int, element string) string {
 func tierWith(fields string) string {
 	return "tiers: [{name: web, podSelector: {matchLabels: {tier: web}}, " + fields + "}]"
 }
+
 func tierNamed(name string) string {
 	return "tiers: [{name: " + name + ", podSelector: {matchLabels: {tier: web}}}]"
 }
+
 func selecting(selector string) string { return "tiers: [{name: web, podSelector: " + selector + "}]" }
 func labels(labels string) string      { return selecting("{matchLabels: {" + labels + "}}") }
 func requirements(list string) string  { return selecting("{matchExpressions: [" + list + "]}") }
@@ -102,9 +104,11 @@ func listening(ports string) string    { return tierWith("ports: [" + ports + "]
 func ingressFrom(peers string) string {
 	return "ingress: [{name: in, from: [" + peers + "], to: [web]}]"
 }
+
 func egressTo(peers, ports string) string {
 	return "egress: [{name: out, from: [web], to: [" + peers + "], ports: [" + ports + "]}]"
 }
+
 func egressToApp(app string) string {
 	return "egress: [{name: out, from: [web], to: [{app: {" + app + "}}]}]"
 }
