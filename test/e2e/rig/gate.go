@@ -84,7 +84,7 @@ func (g *Gate) judge(ctx context.Context, queue *nfqueue.Nfqueue, attribute nfqu
 	if allowed {
 		return queue.SetVerdict(*attribute.PacketID, nfqueue.NfAccept)
 	}
-	return queue.SetVerdictWithMark(*attribute.PacketID, nfqueue.NfAccept, refused)
+	return queue.SetVerdictWithOption(*attribute.PacketID, nfqueue.NfAccept, nfqueue.WithMark(refused))
 }
 
 // Err is what went wrong with judging, if anything did: then no verdict counts.

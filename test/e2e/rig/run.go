@@ -177,12 +177,31 @@ func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 	return table, nil
 }
 
+// act does what a step says, in this order.
 func (r *Run) act(ctx context.Context, step Step) error {
-	if step.Operator == "kill" || step.Operator == "restart" {
-		if err := r.Cluster.KillOperator(); err != nil {
+	for _, do := range []func(context.Context, Step) error{r.stopOperator, r.changePods, r.apply, r.patchAndDelete, r.startOperator} {
+		if err := do(ctx, step); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+func (r *Run) stopOperator(_ context.Context, step Step) error {
+	if step.Operator == "kill" || step.Operator == "restart" {
+		return r.Cluster.KillOperator()
+	}
+	return nil
+}
+
+func (r *Run) startOperator(_ context.Context, step Step) error {
+	if step.Operator == "start" || step.Operator == "restart" {
+		return r.Cluster.StartOperator()
+	}
+	return nil
+}
+
+func (r *Run) changePods(ctx context.Context, step Step) error {
 	for _, name := range step.Remove {
 		if err := r.removePod(ctx, name); err != nil {
 			return err
@@ -193,6 +212,10 @@ func (r *Run) act(ctx context.Context, step Step) error {
 			return err
 		}
 	}
+	return nil
+}
+
+func (r *Run) apply(ctx context.Context, step Step) error {
 	if step.File != "" {
 		text, err := os.ReadFile(filepath.Join(r.root, step.File))
 		if err != nil {
@@ -202,9 +225,10 @@ func (r *Run) act(ctx context.Context, step Step) error {
 			return err
 		}
 	}
-	if err := r.Cluster.Apply(ctx, step.Apply); err != nil {
-		return err
-	}
+	return r.Cluster.Apply(ctx, step.Apply)
+}
+
+func (r *Run) patchAndDelete(ctx context.Context, step Step) error {
 	for _, patch := range step.Patch {
 		if err := r.Cluster.Patch(ctx, patch); err != nil {
 			return err
@@ -214,9 +238,6 @@ func (r *Run) act(ctx context.Context, step Step) error {
 		if err := r.Cluster.Delete(ctx, name); err != nil {
 			return err
 		}
-	}
-	if step.Operator == "start" || step.Operator == "restart" {
-		return r.Cluster.StartOperator()
 	}
 	return nil
 }
