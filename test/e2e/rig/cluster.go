@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -138,6 +139,7 @@ var kinds = map[string]client.Object{
 	"networkpolicy": &networkingv1.NetworkPolicy{},
 	"namespace":     &corev1.Namespace{},
 	"pod":           &corev1.Pod{},
+	"endpointslice": &discoveryv1.EndpointSlice{},
 	"service":       &corev1.Service{},
 }
 

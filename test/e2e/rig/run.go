@@ -13,10 +13,12 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,7 +56,7 @@ func Begin(ctx context.Context, c *Cluster, scenario *Scenario, root string) (_ 
 	if r.Wire, err = NewWire(); err != nil {
 		return nil, err
 	}
-	for name, labels := range scenario.Namespaces {
+	for name, labels := range scenario.namespaces() {
 		if err := r.namespace(ctx, name, labels); err != nil {
 			return nil, err
 		}
@@ -82,9 +84,13 @@ func (r *Run) End(ctx context.Context) error {
 			err = errors.Join(err, r.Cluster.K8s.DeleteAllOf(ctx, kind, client.InNamespace(namespace.Name), client.GracePeriodSeconds(0)))
 		}
 	}
+	notItsOwn := fields.OneTermNotEqualSelector("metadata.name", "kubernetes") // the API server's own slice stays
+	err = errors.Join(err, r.Cluster.K8s.DeleteAllOf(ctx, &discoveryv1.EndpointSlice{}, client.InNamespace(metav1.NamespaceDefault),
+		client.MatchingFieldsSelector{Selector: notItsOwn}))
 	return errors.Join(err, r.Wire.Close(), r.Cluster.StartOperator(), r.await(ctx, r.Cluster.settled))
 }
 
+// namespace makes a namespace, or gives one that exists these labels and no others.
 func (r *Run) namespace(ctx context.Context, name string, labels map[string]string) error {
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}
 	err := r.Cluster.K8s.Create(ctx, namespace)
@@ -147,37 +153,52 @@ func (r *Run) addHost(name string, addrs ...netip.Addr) error {
 	return nil
 }
 
-// Step does what a step says and waits until its conditions and its table hold. The table is part of what it returns,
-// with what is wrong marked.
+// Step does what a step says and waits until its conditions and its table hold. The table is what it returns; if it does
+// not come to hold, the error has it with what is wrong marked, and what the applications' status says.
 func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 	if err := r.act(ctx, step); err != nil {
 		return "", fmt.Errorf("step %q: %w", step.Name, err)
 	}
+	cells := r.Cells()
+	want, err := r.scenario.expected(step, cells)
+	if err != nil {
+		return "", fmt.Errorf("step %q: %w", step.Name, err)
+	}
 	err = r.await(ctx, func(ctx context.Context) error {
-		if r.Cluster.operator != nil {
-			if err := r.Cluster.settled(ctx); err != nil {
-				return err
-			}
-		}
-		for _, condition := range step.Conditions {
-			if err := r.checkCondition(ctx, condition); err != nil {
-				return err
-			}
-		}
-		if err := r.caughtUp(ctx); err != nil {
+		if err := r.ready(ctx, step); err != nil {
 			return err
 		}
-		var err error
-		table, err = r.check(ctx, step)
-		return err
+		got, err := r.Probe(ctx, cells)
+		if err != nil {
+			return err
+		}
+		var same bool
+		if table, same = Diff(got, want); !same {
+			return errors.New("packets pass otherwise than expected (! is open and should not be, ? the other way round):\n" + table)
+		}
+		return nil
 	})
 	if err != nil {
-		return table, fmt.Errorf("step %q: %w", step.Name, err)
+		return table, fmt.Errorf("step %q: %w\n%s", step.Name, err, r.status(ctx))
 	}
 	return table, nil
 }
 
-// act does what a step says, in this order.
+// ready is an error until it makes sense to look at the packets.
+func (r *Run) ready(ctx context.Context, step Step) error {
+	if r.Cluster.operator != nil {
+		if err := r.Cluster.settled(ctx); err != nil {
+			return err
+		}
+	}
+	for _, condition := range step.Conditions {
+		if err := r.checkCondition(ctx, condition); err != nil {
+			return err
+		}
+	}
+	return r.caughtUp(ctx)
+}
+
 func (r *Run) act(ctx context.Context, step Step) error {
 	for _, do := range []func(context.Context, Step) error{r.stopOperator, r.changePods, r.apply, r.patchAndDelete, r.startOperator} {
 		if err := do(ctx, step); err != nil {
@@ -235,11 +256,34 @@ func (r *Run) patchAndDelete(ctx context.Context, step Step) error {
 		}
 	}
 	for _, name := range step.Delete {
-		if err := r.Cluster.Delete(ctx, name); err != nil {
+		if err := r.delete(ctx, name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// delete returns when the object is gone: a namespace takes its time.
+func (r *Run) delete(ctx context.Context, name string) error {
+	object, err := r.Cluster.object(name)
+	if err != nil {
+		return err
+	}
+	key := client.ObjectKeyFromObject(object)
+	if err := r.Cluster.K8s.Get(ctx, key, object); err != nil {
+		return err
+	}
+	uid := object.GetUID()
+	if err := r.Cluster.Delete(ctx, name); err != nil {
+		return err
+	}
+	return r.await(ctx, func(ctx context.Context) error {
+		err := r.Cluster.K8s.Get(ctx, key, object)
+		if apierrors.IsNotFound(err) || (err == nil && object.GetUID() != uid) {
+			return nil
+		}
+		return errors.Join(fmt.Errorf("%s is still there", name), err)
+	})
 }
 
 func (r *Run) removePod(ctx context.Context, name string) error {
@@ -281,7 +325,7 @@ func (r *Run) checkCondition(ctx context.Context, text string) error {
 	}
 	found := meta.FindStatusCondition(app.Status.Conditions, condition)
 	if found == nil || string(found.Status) != status || found.Reason != reason {
-		return fmt.Errorf("wanted %s, but it is %+v", text, found)
+		return fmt.Errorf("the condition %s does not hold", text)
 	}
 	return nil
 }
@@ -323,24 +367,6 @@ func (r *Run) caughtUp(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// check tries every cell of the table.
-func (r *Run) check(ctx context.Context, step Step) (string, error) {
-	cells := r.Cells()
-	want, err := step.expected(cells, r.ports)
-	if err != nil {
-		return "", err
-	}
-	got, err := r.Probe(ctx, cells)
-	if err != nil {
-		return "", err
-	}
-	table, same := Diff(got, want)
-	if !same {
-		return table, errors.New("packets pass otherwise than expected (! is open and should not be, ? the other way round):\n" + table)
-	}
-	return table, nil
 }
 
 // Cells are all ways through the network that are asked about.
@@ -388,4 +414,22 @@ func (r *Run) Connect(ctx context.Context, cell Cell) (bool, error) {
 		return false, fmt.Errorf("connect %s to %s on %s: %w", cell.From, cell.To, cell.Port, err)
 	}
 	return open, nil
+}
+
+// status is what the applications say of themselves, for somebody who looks for a mistake: whether they are ready, and
+// what is not as it should be.
+func (r *Run) status(ctx context.Context) string {
+	var apps v1alpha1.AppIsolationList
+	if err := r.Cluster.K8s.List(ctx, &apps); err != nil {
+		return err.Error()
+	}
+	var lines []string
+	for _, app := range apps.Items {
+		for _, c := range app.Status.Conditions {
+			if c.Type == v1alpha1.ConditionReady || c.Status != metav1.ConditionTrue {
+				lines = append(lines, fmt.Sprintf("%s/%s %s=%s %s: %s", app.Namespace, app.Name, c.Type, c.Status, c.Reason, c.Message))
+			}
+		}
+	}
+	return strings.Join(lines, "\n")
 }

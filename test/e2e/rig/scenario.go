@@ -1,8 +1,9 @@
 package rig
 
 import (
-	"bytes"
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -23,13 +24,16 @@ type Scenario struct {
 	Pods []Pod `json:"pods"`
 	// Outside are hosts outside the cluster, by name.
 	Outside map[string][]netip.Addr `json:"outside,omitempty"`
+	// Bystanders are hosts that no step isolates: between any two of them everything is open, always.
+	Bystanders []string `json:"bystanders,omitempty"`
 	// Ports are tried from everybody to everybody: 80, 53/UDP.
 	Ports []string `json:"ports"`
 	// Steps follow one another.
 	Steps []Step `json:"steps"`
 }
 
-// Pod is a pod and its host on the wire.
+// Pod is a pod and its host on the wire. None uses its node's network: to a NetworkPolicy such pods are their node, and
+// what it does with them is undefined.
 type Pod struct {
 	// Name is how the scenario calls it, and its name in the API server.
 	Name      string            `json:"name"`
@@ -58,8 +62,9 @@ type Step struct {
 	Operator string `json:"operator,omitempty"`
 	// Conditions are expected of applications, as "namespace/name Condition=Status Reason".
 	Conditions []string `json:"conditions,omitempty"`
-	// Open is everything that passes, as "from -> to port port"; "*" stands for everybody, or every port. Everything
-	// else is blocked. A host's way to itself is not asked about: no policy can close it.
+	// Open is everything that passes, as "from,from -> to,to port port"; "*" stands for everybody, or every port, and
+	// (v4) or (v6) after a port narrows it to one address family. Everything else is blocked. A host's way to itself is
+	// not asked about: no policy can close it.
 	Open []string `json:"open"`
 }
 
@@ -85,6 +90,16 @@ func LoadScenario(path string) (*Scenario, error) {
 		return nil, fmt.Errorf("%s: a scenario needs steps and ports", path)
 	}
 	return &scenario, nil
+}
+
+// namespaces are all namespaces that there are from the beginning, and their labels.
+func (s *Scenario) namespaces() map[string]map[string]string {
+	labels := map[string]map[string]string{}
+	for _, pod := range s.Pods {
+		labels[pod.Namespace] = s.Namespaces[pod.Namespace]
+	}
+	maps.Copy(labels, s.Namespaces)
+	return labels
 }
 
 // ScenarioFiles are the scenarios of a folder.
@@ -124,83 +139,131 @@ type Cell struct {
 // Table says of each cell whether it is open.
 type Table map[Cell]bool
 
+// family is how a port's address family is written.
+func (c Cell) family() string {
+	if c.V6 {
+		return "(v6)"
+	}
+	return "(v4)"
+}
+
 // expected is what a step says about the cells that there are.
-func (s Step) expected(cells []Cell, ports []Port) (Table, error) {
+func (s *Scenario) expected(step Step, cells []Cell) (Table, error) {
 	table := Table{}
 	for _, cell := range cells {
-		table[cell] = false
+		table[cell] = slices.Contains(s.Bystanders, cell.From) && slices.Contains(s.Bystanders, cell.To)
 	}
-	for _, line := range s.Open {
-		from, rest, found := strings.Cut(line, " -> ")
-		fields := strings.Fields(rest)
-		if !found || len(fields) < 2 {
-			return nil, fmt.Errorf("step %q: %q is not like \"from -> to port\"", s.Name, line)
+	for _, line := range step.Open {
+		ways, err := parseWays(line)
+		if err != nil {
+			return nil, err
 		}
-		wanted := ports
-		if fields[1] != "*" {
-			var err error
-			if wanted, err = parsePorts(fields[1:]); err != nil {
-				return nil, fmt.Errorf("step %q: %q: %w", s.Name, line, err)
+		for _, way := range ways {
+			matched := false
+			for _, cell := range cells {
+				if way.matches(cell) {
+					table[cell], matched = true, true
+				}
 			}
-		}
-		matched := false
-		for _, cell := range cells {
-			if matches(from, cell.From) && matches(fields[0], cell.To) && slices.Contains(wanted, cell.Port) {
-				table[cell], matched = true, true
+			if !matched {
+				return nil, fmt.Errorf("%q: there is no way from %s to %s on port %s", line, way.from, way.to, way.port)
 			}
-		}
-		if !matched {
-			return nil, fmt.Errorf("step %q: %q names nobody, or a port that is not tried", s.Name, line)
 		}
 	}
 	return table, nil
 }
 
-// matches knows "*", and "-4" or "-6" after a name for one address family only is the cell's affair.
-func matches(pattern, name string) bool { return pattern == "*" || pattern == name }
+// way is one combination that a line of Open stands for.
+type way struct{ from, to, port string }
+
+func parseWays(line string) ([]way, error) {
+	from, rest, found := strings.Cut(line, " -> ")
+	fields := strings.Fields(rest)
+	if !found || len(fields) < 2 {
+		return nil, fmt.Errorf("%q is not like \"from,from -> to,to port port\"", line)
+	}
+	var ways []way
+	for _, from := range strings.Split(from, ",") {
+		for _, to := range strings.Split(fields[0], ",") {
+			if from == to && from != "*" {
+				continue
+			}
+			for _, port := range fields[1:] {
+				ways = append(ways, way{from, to, port})
+			}
+		}
+	}
+	return ways, nil
+}
+
+func (w way) matches(cell Cell) bool {
+	port := strings.TrimSuffix(w.port, cell.family())
+	return is(w.from, cell.From) && is(w.to, cell.To) && is(port, cell.Port.String())
+}
+
+func is(pattern, name string) bool { return pattern == "*" || pattern == name }
 
 // Diff is the table for a person: what is open in each cell, and what is wrong with it marked.
 //
 //	!80 is open and should not be     ?80 should be open and is not
 func Diff(got, want Table) (text string, same bool) {
-	names, cells := map[string]bool{}, map[[2]string][]string{}
+	names, ways := map[string]bool{}, map[[2]string][]Cell{}
 	same = true
 	for _, cell := range sortedCells(want) {
 		names[cell.From], names[cell.To] = true, true
-		mark := ""
-		switch {
-		case got[cell] && !want[cell]:
-			mark = "!"
-		case !got[cell] && want[cell]:
-			mark = "?"
-		case !got[cell]:
-			continue
-		}
-		same = same && mark == ""
-		label := mark + cell.Port.String()
-		if cell.V6 {
-			label += "(v6)"
-		}
-		key := [2]string{cell.From, cell.To}
-		cells[key] = append(cells[key], label)
+		ways[[2]string{cell.From, cell.To}] = append(ways[[2]string{cell.From, cell.To}], cell)
+		same = same && got[cell] == want[cell]
 	}
-	return grid(sortedNames(names), cells), same
+	texts := map[[2]string]string{}
+	for pair, cells := range ways {
+		texts[pair] = describe(cells, got, want)
+	}
+	return grid(sortedNames(names), texts), same
+}
+
+// describe says what is open from one host to another.
+func describe(cells []Cell, got, want Table) string {
+	var texts []string
+	all := true
+	for i, cell := range cells {
+		mark := mark(got[cell], want[cell])
+		all = all && got[cell] && mark == ""
+		other := slices.IndexFunc(cells, func(c Cell) bool { return c.Port == cell.Port && c.V6 != cell.V6 })
+		alike := other < 0 || (got[cell] == got[cells[other]] && want[cell] == want[cells[other]])
+		switch {
+		case mark == "" && !got[cell]:
+		case !alike:
+			texts = append(texts, mark+cell.Port.String()+cell.family())
+		case other < 0 || i < other: // both families have the same: once is enough
+			texts = append(texts, mark+cell.Port.String())
+		}
+	}
+	switch {
+	case all:
+		return "all"
+	case len(texts) == 0:
+		return "·"
+	}
+	return strings.Join(texts, ",")
+}
+
+func mark(got, want bool) string {
+	switch {
+	case got && !want:
+		return "!"
+	case !got && want:
+		return "?"
+	}
+	return ""
 }
 
 // grid draws rows of who connects and columns of to whom.
-func grid(names []string, cells map[[2]string][]string) string {
+func grid(names []string, texts map[[2]string]string) string {
 	rows := [][]string{append([]string{`FROM \ TO`}, names...)}
 	for _, from := range names {
 		row := []string{from}
 		for _, to := range names {
-			text := strings.Join(cells[[2]string{from, to}], ",")
-			if text == "" {
-				text = "·"
-			}
-			if from == to {
-				text = ""
-			}
-			row = append(row, text)
+			row = append(row, texts[[2]string{from, to}]) // none to itself, or where no family is common
 		}
 		rows = append(rows, row)
 	}
@@ -210,12 +273,13 @@ func grid(names []string, cells map[[2]string][]string) string {
 			widths[i] = max(widths[i], len([]rune(text)))
 		}
 	}
-	var out bytes.Buffer
+	var out strings.Builder
 	for _, row := range rows {
+		var line strings.Builder
 		for i, text := range row {
-			fmt.Fprintf(&out, "%s%s  ", text, strings.Repeat(" ", widths[i]-len([]rune(text))))
+			fmt.Fprintf(&line, "%s%s  ", text, strings.Repeat(" ", widths[i]-len([]rune(text))))
 		}
-		out.WriteByte('\n')
+		out.WriteString(strings.TrimRight(line.String(), " ") + "\n")
 	}
 	return out.String()
 }
@@ -225,7 +289,13 @@ func sortedCells(table Table) []Cell {
 	for cell := range table {
 		cells = append(cells, cell)
 	}
-	slices.SortFunc(cells, func(a, b Cell) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	slices.SortFunc(cells, func(a, b Cell) int {
+		return cmp.Or(
+			cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To),
+			cmp.Compare(a.Port.Number, b.Port.Number), cmp.Compare(a.Port.Protocol, b.Port.Protocol),
+			cmp.Compare(a.family(), b.family()),
+		)
+	})
 	return cells
 }
 
