@@ -14,7 +14,7 @@ GOTEST = go test $(if $(shell command -v "$$(go env CC)"),-race) -p 1 -count=1 -
 
 .PHONY: help
 help: ## Print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: controlplane build ## Show the operator at work on a control plane of its own (KEEP=1 leaves it up)
@@ -23,7 +23,7 @@ demo: controlplane build ## Show the operator at work on a control plane of its 
 .PHONY: test
 test: controlplane ## Run all tests
 	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) ./...
-	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) -C test/e2e $$(go -C test/e2e list ./... | grep -v '/e2e$$')
+	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -v '/e2e$$')
 	@$(MAKE) --no-print-directory e2e
 
 # Debian's package is installed if need be, the rest is said.
@@ -34,13 +34,13 @@ e2e: controlplane ## Run the tests with real packets (as root)
 		[[ $${CI:-} != true ]]; exit; \
 	fi; \
 	command -v iptables ip6tables >/dev/null || (apt-get update && apt-get install -y iptables); \
-	KUBEBUILDER_ASSETS=$(K8S) go test -C test/e2e -count=1 -timeout 15m .
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -timeout 15m .
 
 .PHONY: bench
 bench: controlplane ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./controllers/...
-	KUBEBUILDER_ASSETS=$(K8S) go test -C test/integration -count=1 -v -ginkgo.focus 'requests are one create' | grep 'applications of'
-	KUBEBUILDER_ASSETS=$(K8S) go test -C test/e2e -run '^$$' -bench . -benchtime 15x -timeout 15m .
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/integration test -count=1 -v -ginkgo.focus 'requests are one create' | grep 'applications of'
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -run '^$$' -bench . -benchtime 15x -timeout 15m .
 
 .PHONY: lint
 lint: ## Run the linters

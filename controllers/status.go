@@ -63,14 +63,14 @@ func acceptedCondition(o outcome) metav1.Condition {
 
 func resolvedRefsCondition(o outcome) metav1.Condition {
 	if !o.accepted() {
-		return unknown(v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonNotAccepted, notLookedAt)
+		return notLookedAt(v1alpha1.ConditionResolvedRefs, o)
 	}
 	return o.condition(v1alpha1.ConditionResolvedRefs, v1alpha1.ReasonResolved, "everything that the declaration refers to exists")
 }
 
 func pairedCondition(o outcome) metav1.Condition {
 	if !o.accepted() {
-		return unknown(v1alpha1.ConditionPaired, v1alpha1.ReasonNotAccepted, notLookedAt)
+		return notLookedAt(v1alpha1.ConditionPaired, o)
 	}
 	condition := o.condition(v1alpha1.ConditionPaired, v1alpha1.ReasonPaired, "every application named as a peer declares its half")
 	if missing := missingPeers(o); len(missing) > 0 && condition.Status == metav1.ConditionTrue {
@@ -145,10 +145,15 @@ func stalledCondition(accepted, programmed metav1.Condition) metav1.Condition {
 	return metav1.Condition{Type: v1alpha1.ConditionStalled}
 }
 
-const (
-	notRead     = "what the declaration depends on could not be read yet"
-	notLookedAt = "not looked at, since the declaration is not accepted"
-)
+const notRead = "what the declaration depends on could not be read yet"
+
+// notLookedAt is a condition that has no answer.
+func notLookedAt(condition string, o outcome) metav1.Condition {
+	if !o.resolved {
+		return unknown(condition, v1alpha1.ReasonRetrying, notRead)
+	}
+	return unknown(condition, v1alpha1.ReasonNotAccepted, "not looked at, since the declaration is not accepted")
+}
 
 // condition is False with all its problems, or True if it has none.
 func (o outcome) condition(condition, reason, message string) metav1.Condition {

@@ -309,6 +309,44 @@ var _ = Describe("the operator", Ordered, func() {
 		Expect(policies(app.Namespace)).To(Equal(before))
 	})
 
+	It("says what the API server refuses, writes the rest, and gets over it", func() {
+		namespace := newNamespace()
+		refusal := fromYAML(`
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata: {name: ` + namespace + `}
+spec:
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [networking.k8s.io], apiVersions: [v1], operations: [CREATE], resources: [networkpolicies]}
+  validations:
+  - {expression: "object.metadata.namespace != '` + namespace + `' || object.metadata.name != 'shop-b'", message: not on a Sunday}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata: {name: ` + namespace + `}
+spec: {policyName: ` + namespace + `, validationActions: [Deny]}
+`)
+		create(refusal...)
+		Eventually(func() bool {
+			return apierrors.IsInvalid(k8s.Create(ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "shop-b"}}, client.DryRunAll))
+		}).Should(BeTrue(), "the admission policy comes into force")
+
+		app := application(namespace, "shop", twoTiers)
+		app.Spec.Scope = v1alpha1.ScopeNamespace
+		create(app)
+		Eventually(condition(app, v1alpha1.ConditionProgrammed)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonApplyFailed, "shop-b", "not on a Sunday"))
+		Expect(condition(app, v1alpha1.ConditionReconciling)(Default)).To(is(metav1.ConditionTrue, v1alpha1.ReasonRetrying))
+		Expect(app.Status.Tiers).To(ConsistOf(HaveField("Name", v1alpha1.TierName("a"))))
+		Expect(names(namespace)).To(ConsistOf("shop-a"), "the default deny would cut the tier that has no policy")
+		for _, object := range refusal {
+			Expect(k8s.Delete(ctx, object)).To(Succeed())
+		}
+		Eventually(condition(app, v1alpha1.ConditionReady)).WithTimeout(time.Minute).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
+		Expect(condition(app, v1alpha1.ConditionReconciling)(Default)).To(BeZero())
+		Expect(names(namespace)).To(ConsistOf("shop-a", "shop-b", "shop-default-deny"))
+	})
+
 	Describe("pairs across namespaces", func() {
 		It("follows the peer: missing, without consent, with it, changed, gone", func() {
 			ours := application(newNamespace(), "shop", `{tiers: [{name: api, podSelector: {matchLabels: {tier: api}}, ports: [{port: 80}], dns: Disabled}], flows: [], ingress: [], egress: []}`)

@@ -28,8 +28,11 @@ var _ = Describe("the operator's requests", Ordered, func() {
 
 	start := func() {
 		metrics = freeAddress()
-		o = startOperator(kubeconfig, "--metrics-bind-address="+metrics)
-		Eventually(func() error { _, err := http.Get("http://" + metrics); return err }).Should(Succeed())
+		probes := freeAddress()
+		o = startOperator(kubeconfig, "--metrics-bind-address="+metrics, "--health-probe-bind-address="+probes)
+		for _, url := range []string{"http://" + metrics + "/metrics", "http://" + probes + "/healthz", "http://" + probes + "/readyz"} {
+			Eventually(func() (*http.Response, error) { return http.Get(url) }).Should(HaveHTTPStatus(http.StatusOK))
+		}
 	}
 	// settled waits until every application has been reconciled at least so often and nothing is left to do.
 	settled := func(reconciles int) {
