@@ -72,6 +72,7 @@ func BuildOperator(ctx context.Context, dir string) (binary string, err error) {
 	binary = filepath.Join(dir, "manager")
 	build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
 	build.Dir = root
+	build.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile the operator: %w\n%s", err, output)
 	}

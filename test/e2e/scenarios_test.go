@@ -2,7 +2,9 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,18 +19,18 @@ var cluster *rig.Cluster
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
-func run(m *testing.M) int {
-	log, err := os.Create(filepath.Join(os.TempDir(), "appisolation-e2e-operator.log"))
-	if err != nil {
-		panic(err)
-	}
-	defer log.Close()
-	if cluster, err = rig.StartCluster(context.Background(), log); err != nil {
+func run(m *testing.M) (code int) {
+	var log bytes.Buffer
+	var err error
+	if cluster, err = rig.StartCluster(context.Background(), &log); err != nil {
 		panic(err)
 	}
 	defer func() {
 		if err := cluster.Stop(); err != nil {
 			panic(err)
+		}
+		if code != 0 {
+			fmt.Fprintf(os.Stderr, "the operator's log ends:\n%s", log.Bytes()[max(0, log.Len()-10_000):])
 		}
 	}()
 	return m.Run()
