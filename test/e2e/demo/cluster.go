@@ -27,11 +27,9 @@ import (
 type cluster struct {
 	plane    *controlplane.ControlPlane
 	k8s      client.WithWatch
-	operator *operator
+	operator *controlplane.Operator
+	log      *os.File
 }
-
-// installed is what an administrator applies before the operator runs, beside the CRD.
-var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml"}
 
 // startCluster returns once the operator runs. died is called if it ends before it is stopped.
 func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper, manager string) (_ *cluster, err error) {
@@ -51,26 +49,20 @@ func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper,
 		return nil, err
 	}
 	done = out.progress("Installing the operator with the rights of config/rbac, and starting it")
-	for _, file := range installed {
-		objects, err := readObjects(file)
-		if err != nil {
-			return nil, err
-		}
-		for _, object := range objects {
-			if err := c.create(ctx, object); err != nil {
-				return nil, err
-			}
-		}
-	}
-	// The rights that it has in a cluster: those of its service account.
-	kubeconfig, _, err := c.plane.UserKubeconfig("system:serviceaccount:appisolation-system:appisolation-manager",
-		"system:serviceaccounts", "system:serviceaccounts:appisolation-system", "system:authenticated")
+	kubeconfig, err := c.plane.InstallOperator(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if c.operator, err = startOperator(ctx, died, manager, kubeconfig, filepath.Join(c.plane.Dir, "operator.log")); err != nil {
+	if c.log, err = os.Create(filepath.Join(c.plane.Dir, "operator.log")); err != nil {
 		return nil, err
 	}
+	if c.operator, err = controlplane.StartOperator(manager, kubeconfig, c.log); err != nil {
+		return nil, err
+	}
+	go func() {
+		<-c.operator.Exited
+		died(errors.New("the operator ended"))
+	}()
 	done()
 	return c, nil
 }
@@ -89,10 +81,10 @@ func newClient(plane *controlplane.ControlPlane) (client.WithWatch, error) {
 func (c *cluster) stop(failed bool) error {
 	var err error
 	if c.operator != nil {
-		err = c.operator.stop()
+		err = errors.Join(c.operator.Stop(), c.log.Close())
 		if failed || err != nil {
 			kept := c.plane.Dir + "-operator.log" // beside the folder that goes
-			err = errors.Join(err, fmt.Errorf("the operator's log is %s", kept), os.Rename(c.operator.log.Name(), kept))
+			err = errors.Join(err, fmt.Errorf("the operator's log is %s", kept), os.Rename(c.log.Name(), kept))
 		}
 	}
 	return errors.Join(err, c.plane.Stop())

@@ -23,7 +23,7 @@ import (
 
 func main() {
 	samples := flag.String("samples", "config/samples", "The folder of the stories.")
-	manager := flag.String("manager", "bin/manager", "The operator; compiled there if missing.")
+	manager := flag.String("manager", "bin/manager", "The operator's binary.")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -304,7 +304,7 @@ func (d *demo) keep(ctx context.Context, failure error) {
 	}
 	d.out.title("KEEP=1: everything stays up until Ctrl-C")
 	kubectl := filepath.Join(d.cluster.plane.Assets, "kubectl")
-	d.out.note("The operator's log: " + d.cluster.operator.log.Name())
+	d.out.note("The operator's log: " + d.cluster.log.Name())
 	for _, line := range []string{
 		"export KUBECONFIG=" + d.cluster.plane.Kubeconfig,
 		kubectl + " get appisolations -A",
