@@ -62,8 +62,14 @@ func NewWire() (*Wire, error) {
 }
 
 func (w *Wire) setUpNode() error {
-	for _, setting := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
-		if err := os.WriteFile("/proc/sys/"+setting, []byte("1"), 0); err != nil {
+	for setting, value := range map[string]string{
+		"net/ipv4/ip_forward":          "1",
+		"net/ipv6/conf/all/forwarding": "1",
+		// A refusal of UDP is an ICMP message: no kind of these is rationed.
+		"net/ipv4/icmp_ratemask": "0",
+		"net/ipv6/icmp/ratemask": "\n",
+	} {
+		if err := os.WriteFile("/proc/sys/"+setting, []byte(value), 0); err != nil {
 			return err
 		}
 	}
