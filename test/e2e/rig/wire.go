@@ -31,6 +31,8 @@ const refused = 1
 type Wire struct {
 	node  netns.NsHandle
 	hosts map[string]*Host
+	// links counts the links made: those of hosts that went may still be there.
+	links int
 }
 
 // Host is a pod, or somebody outside the cluster.
@@ -95,7 +97,8 @@ func (w *Wire) AddHost(name string, addrs ...netip.Addr) (*Host, error) {
 	}
 	host := &Host{Name: name, Addrs: addrs, space: space}
 	w.hosts[name] = host
-	link := fmt.Sprintf("h%d", len(w.hosts))
+	w.links++
+	link := fmt.Sprintf("h%d", w.links)
 	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "eth0", PeerNamespace: netlink.NsFd(space)}
 	if err := inside(w.node, func() error { return netlink.LinkAdd(pair) }); err != nil {
 		return nil, fmt.Errorf("connect %s: %w", name, err)
