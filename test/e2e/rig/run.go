@@ -216,7 +216,10 @@ func (r *Run) stopOperator(_ context.Context, step Step) error {
 }
 
 func (r *Run) startOperator(_ context.Context, step Step) error {
-	if step.Operator == "start" || step.Operator == "restart" {
+	switch step.Operator {
+	case "crash":
+		return errors.Join(r.Cluster.KillOperator(), r.Cluster.StartOperator())
+	case "start", "restart":
 		return r.Cluster.StartOperator()
 	}
 	return nil

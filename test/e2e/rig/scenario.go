@@ -58,7 +58,8 @@ type Step struct {
 	// Add are pods that come, Remove names of those that go.
 	Add    []Pod    `json:"add,omitempty"`
 	Remove []string `json:"remove,omitempty"`
-	// Operator is what happens to the operator before the rest ("kill") or after it ("start"): kill, start, restart.
+	// Operator is what happens to the operator: kill (before the rest), start (after it), restart (both), or crash
+	// (killed and started at once after it, in the middle of its work).
 	Operator string `json:"operator,omitempty"`
 	// Conditions are expected of applications, as "namespace/name Condition=Status Reason".
 	Conditions []string `json:"conditions,omitempty"`
@@ -88,6 +89,11 @@ func LoadScenario(path string) (*Scenario, error) {
 	}
 	if len(scenario.Steps) == 0 || len(scenario.Ports) == 0 {
 		return nil, fmt.Errorf("%s: a scenario needs steps and ports", path)
+	}
+	for _, step := range scenario.Steps {
+		if !slices.Contains([]string{"", "kill", "start", "restart", "crash"}, step.Operator) {
+			return nil, fmt.Errorf("%s: step %q: operator %q is not kill, start, restart or crash", path, step.Name, step.Operator)
+		}
 	}
 	return &scenario, nil
 }
