@@ -1,28 +1,17 @@
 package isolation
 
 import (
-	"bufio"
-	"bytes"
-	"errors"
 	"flag"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
 
-	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/declared"
 )
 
 var update = flag.Bool("update", false, "rewrite out.yaml and problems.txt in testdata")
@@ -40,7 +29,9 @@ func TestGoldens(t *testing.T) {
 	for _, input := range inputs {
 		dir := filepath.Dir(input)
 		t.Run(filepath.Base(dir), func(t *testing.T) {
-			policies, problems := loadCluster(t, dir).resolve(t)
+			w, err := declared.Load(dir)
+			NewWithT(t).Expect(err).NotTo(HaveOccurred())
+			policies, problems := translated(t, w)
 			golden(t, filepath.Join(dir, "out.yaml"), policies)
 			golden(t, filepath.Join(dir, "problems.txt"), problems)
 		})
@@ -62,17 +53,11 @@ func golden(t *testing.T, path, got string) {
 	g.Expect(got).To(Equal(string(want)), "%s is not up to date: go test ./controllers/isolation -update", path)
 }
 
-// cluster is what a golden's input holds.
-type cluster struct {
-	apps       []*v1alpha1.AppIsolation
-	namespaces map[string]map[string]string
-	apiServer  APIServer
-}
-
-func (c *cluster) resolve(t *testing.T) (policies, problems string) {
+// translated is what a world's applications become, as text.
+func translated(t *testing.T, w declared.World) (policies, problems string) {
 	var out, wrong strings.Builder
-	for _, app := range c.apps {
-		model, problems := Resolve(app, c.facts(app))
+	for _, app := range w.Apps {
+		model, problems := Resolve(app, facts(w, app))
 		for _, policy := range model.NetworkPolicies() {
 			text, err := yaml.Marshal(policy)
 			NewWithT(t).Expect(err).NotTo(HaveOccurred())
@@ -86,100 +71,4 @@ func (c *cluster) resolve(t *testing.T) (policies, problems string) {
 		}
 	}
 	return out.String(), wrong.String()
-}
-
-func (c *cluster) facts(app *v1alpha1.AppIsolation) Facts {
-	facts := Facts{
-		Profile: DefaultProfile(), APIServer: c.apiServer, Namespaces: c.namespaces,
-		Apps: map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
-	}
-	older := true // by the order of the documents
-	for _, other := range c.apps {
-		if other == app {
-			older = false
-			continue
-		}
-		facts.Apps[types.NamespacedName{Namespace: other.Namespace, Name: other.Name}] = &other.Spec
-		if older && other.Namespace == app.Namespace && other.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
-			facts.ScopeHolder = other.Name
-		}
-	}
-	return facts
-}
-
-func loadCluster(t *testing.T, dir string) *cluster {
-	var c cluster
-	for _, name := range []string{"in.yaml", "cluster.yaml"} {
-		path := filepath.Join(dir, name)
-		text, err := os.ReadFile(path) //nolint:gosec // a golden
-		if name == "cluster.yaml" && errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		NewWithT(t).Expect(err).NotTo(HaveOccurred())
-		reader := yamlutil.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
-		for {
-			document, err := reader.Read()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			NewWithT(t).Expect(err).NotTo(HaveOccurred())
-			c.add(t, path, document)
-		}
-	}
-	return &c
-}
-
-func (c *cluster) add(t *testing.T, path string, document []byte) {
-	var meta metav1.TypeMeta
-	NewWithT(t).Expect(yaml.Unmarshal(document, &meta)).To(Succeed(), path)
-	decode := func(into any) {
-		NewWithT(t).Expect(yaml.UnmarshalStrict(document, into)).To(Succeed(), path)
-	}
-	switch meta.Kind {
-	case "AppIsolation":
-		app := &v1alpha1.AppIsolation{}
-		decode(app)
-		c.apps = append(c.apps, app)
-	case "Namespace":
-		var namespace corev1.Namespace
-		decode(&namespace)
-		c.addNamespace(&namespace)
-	case "EndpointSlice":
-		var slice discoveryv1.EndpointSlice
-		decode(&slice)
-		c.addEndpoints(&slice)
-	case "Service":
-		var service corev1.Service
-		decode(&service)
-		for _, ip := range service.Spec.ClusterIPs {
-			c.apiServer.Services = append(c.apiServer.Services, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
-		}
-	case "NetworkPolicy":
-		decode(&networkingv1.NetworkPolicy{}) // somebody else's: it changes nothing of ours
-	default:
-		t.Fatalf("%s: unknown kind %q", path, meta.Kind)
-	}
-}
-
-// addNamespace adds a namespace with the label that the API server gives to each.
-func (c *cluster) addNamespace(namespace *corev1.Namespace) {
-	if c.namespaces == nil {
-		c.namespaces = map[string]map[string]string{}
-	}
-	c.namespaces[namespace.Name] = map[string]string{namespaceNameLabel: namespace.Name}
-	for key, value := range namespace.Labels {
-		c.namespaces[namespace.Name][key] = value
-	}
-}
-
-// addEndpoints adds an EndpointSlice of default/kubernetes; one with a deletionTimestamp is gone and remembered.
-func (c *cluster) addEndpoints(slice *discoveryv1.EndpointSlice) {
-	for _, endpoint := range slice.Endpoints {
-		for _, address := range endpoint.Addresses {
-			for _, port := range slice.Ports {
-				c.apiServer.Endpoints = append(c.apiServer.Endpoints, netip.AddrPortFrom(netip.MustParseAddr(address), uint16(*port.Port)))
-			}
-		}
-	}
-	c.apiServer.Stale = slice.DeletionTimestamp != nil
 }

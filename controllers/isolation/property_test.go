@@ -3,7 +3,6 @@ package isolation
 import (
 	"encoding/json"
 	"fmt"
-	"net/netip"
 	"reflect"
 	"regexp"
 	"slices"
@@ -18,32 +17,43 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/declared"
 )
 
 // Everything that a line of the declaration names is open, and nothing else: what the policies allow, and what the
 // lines say, are the same for every pod, every peer and every port, in each direction.
 func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
-		lines, policies := reader{w}, network(w.policies(t))
-		for _, pod := range ownPods() {
-			for _, other := range append(ownPods(), strangers()...) {
-				out, in := policies.out(pod, other), policies.in(other, pod)
-				for _, c := range connections() {
-					if got, want := out(c), lines.out(pod, other, c); got != want {
-						t.Fatalf("%v to %v on %v: the policies say %v, the lines say %v\n%s", pod, other, c, got, want, w)
-					}
-					if got, want := in(c), lines.in(other, pod, c); got != want {
-						t.Fatalf("%v from %v on %v: the policies say %v, the lines say %v\n%s", pod, other, c, got, want, w)
-					}
+		w := declared.Draw(t)
+		e := newEvaluator(w)
+		open := e.open(allPolicies(t, w))
+		for i, pair := range e.pairs {
+			for j, c := range e.connections {
+				got := open[2*(i*len(e.connections)+j):][:2]
+				want := []bool{w.Out(pair.pod, pair.other, c), w.In(pair.other, pair.pod, c)}
+				if !slices.Equal(got, want) {
+					t.Fatalf("%v to %v and back on %v: the policies say %v, the lines say %v\n%s", pair.pod, pair.other, c, got, want, w)
 				}
 			}
 		}
 	})
 }
 
-func (w world) policies(t *rapid.T) []*networkingv1.NetworkPolicy {
-	model, problems := Resolve(w.app, w.facts)
+// facts are what the translator is told about a world.
+func facts(w declared.World, app *v1alpha1.AppIsolation) Facts {
+	facts := Facts{
+		Profile: DefaultProfile(), Namespaces: w.Namespaces, Apps: w.Others(app),
+		APIServer: APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
+	}
+	if w.Monitoring != "" {
+		facts.Profile.Entities[v1alpha1.EntityMonitoring] = []Peer{{Namespaces: namespaceNamed(w.Monitoring)}}
+	}
+	return facts
+}
+
+// policies are those of the world's application, which is right in itself.
+func policies(t *rapid.T, w declared.World) []*networkingv1.NetworkPolicy {
+	model, problems := Resolve(w.App(), facts(w, w.App()))
 	for _, p := range problems {
 		if p.Condition == v1alpha1.ConditionAccepted {
 			t.Fatalf("not accepted: %s\n%s", p.Message, w)
@@ -52,86 +62,29 @@ func (w world) policies(t *rapid.T) []*networkingv1.NetworkPolicy {
 	return model.NetworkPolicies()
 }
 
-// ownPods are pods of the application's namespace: of every tier, of several, of none.
-func ownPods() []endpoint {
-	var pods []endpoint
-	for i, set := range []map[string]string{
-		{"tier": "a"},
-		{"tier": "b"},
-		{"tier": "c"},
-		{"tier": "d"},
-		{"tier": "a", "app": "shop"},
-		{"tier": "b", "app": "shop", "canary": "true"},
-		{"tier": "c", "app": "other"},
-		{"app": "shop"},
-		{"app": "stray"},
-		{},
-	} {
-		pod := endpoint{namespace: "shop", labels: set, address: netip.AddrFrom4([4]byte{10, 244, 0, byte(i)})}
-		if i%2 == 0 {
-			pod.names = map[string]int32{"http": 8080}
-		}
-		pods = append(pods, pod)
+// allPolicies are those of all applications.
+func allPolicies(t *rapid.T, w declared.World) []*networkingv1.NetworkPolicy {
+	all := policies(t, w)
+	for _, app := range w.Apps[1:] {
+		model, _ := Resolve(app, facts(w, app))
+		all = append(all, model.NetworkPolicies()...)
 	}
-	return pods
-}
-
-// strangers are pods of other namespaces, many of which look like ours, and addresses outside the cluster.
-func strangers() []endpoint {
-	strangers := []endpoint{
-		{namespace: "kube-system", labels: map[string]string{"k8s-app": "kube-dns"}, address: netip.MustParseAddr("10.244.9.1")},
-		{namespace: "kube-system", labels: map[string]string{"k8s-app": "else"}, address: netip.MustParseAddr("10.244.9.2")},
-		{namespace: "edge", labels: map[string]string{"k8s-app": "kube-dns"}, address: netip.MustParseAddr("10.244.9.3")},
-		{namespace: "monitoring", address: netip.MustParseAddr("10.244.9.4")},
-	}
-	for _, namespace := range []string{"finance", "edge"} {
-		for _, pod := range ownPods() {
-			pod.namespace = namespace
-			strangers = append(strangers, pod)
-		}
-	}
-	for _, address := range []string{"203.0.113.5", "203.0.113.7", "203.0.113.200", "8.8.8.8", "2001:db8::1", "2606:4700::1", "fd00::1", "192.168.1.1", "100.64.0.1", "10.0.0.1", "10.96.0.1"} {
-		strangers = append(strangers, endpoint{address: netip.MustParseAddr(address)})
-	}
-	return strangers
-}
-
-// connections are attempts on ports that the worlds declare, on their neighbours, and on none of them.
-func connections() []connection {
-	return []connection{
-		{"TCP", 80},
-		{"UDP", 80},
-		{"SCTP", 80},
-		{"TCP", 443},
-		{"UDP", 443},
-		{"TCP", 53},
-		{"UDP", 53},
-		{"SCTP", 7},
-		{"TCP", 7},
-		{"TCP", 7999},
-		{"TCP", 8000},
-		{"TCP", 8010},
-		{"TCP", 8011},
-		{"TCP", 8080},
-		{"UDP", 8080},
-		{"TCP", 6443},
-		{"TCP", 9999},
-	}
+	return all
 }
 
 // An empty list means everything to Kubernetes, and nothing by accident may mean everything.
 func TestNothingEmptyMeansAll(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
+		w := declared.Draw(t)
 		g := NewWithT(t)
 		saysAll := func(peers []v1alpha1.Peer) bool {
 			return slices.ContainsFunc(peers, func(p v1alpha1.Peer) bool { return p.Entity == v1alpha1.EntityAll })
 		}
-		allIn := slices.ContainsFunc(w.app.Spec.Ingress, func(e v1alpha1.Ingress) bool { return saysAll(e.From) })
-		allOut := slices.ContainsFunc(w.app.Spec.Egress, func(e v1alpha1.Egress) bool { return saysAll(e.To) })
-		for _, p := range w.policies(t) {
+		allIn := slices.ContainsFunc(w.App().Spec.Ingress, func(e v1alpha1.Ingress) bool { return saysAll(e.From) })
+		allOut := slices.ContainsFunc(w.App().Spec.Egress, func(e v1alpha1.Egress) bool { return saysAll(e.To) })
+		for _, p := range policies(t, w) {
 			g.Expect(p.Spec.PolicyTypes).To(ConsistOf(networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress), w.String)
-			isDefaultDeny := p.Name == PolicyName(w.app.Name, DefaultDeny)
+			isDefaultDeny := p.Name == PolicyName(w.App().Name, DefaultDeny)
 			g.Expect(reflect.DeepEqual(p.Spec.PodSelector, metav1.LabelSelector{})).To(Equal(isDefaultDeny), w.String)
 			for _, rule := range p.Spec.Ingress {
 				g.Expect(rule.Ports).NotTo(BeEmpty(), w.String)
@@ -147,23 +100,23 @@ func TestNothingEmptyMeansAll(t *testing.T) {
 	})
 }
 
-func expectPeers(g *WithT, w world, peers []networkingv1.NetworkPolicyPeer) {
+func expectPeers(g *WithT, w declared.World, peers []networkingv1.NetworkPolicyPeer) {
 	for _, peer := range peers {
 		for _, selector := range []*metav1.LabelSelector{peer.NamespaceSelector, peer.PodSelector} {
 			g.Expect(selector == nil || len(selector.MatchLabels)+len(selector.MatchExpressions) > 0).To(BeTrue(), w.String)
 		}
-		g.Expect((peer.IPBlock != nil) != (peer.NamespaceSelector != nil || peer.PodSelector != nil)).To(BeTrue(), w.String)
+		selectors := peer.NamespaceSelector != nil || peer.PodSelector != nil
+		g.Expect(selectors).To(Equal(peer.IPBlock == nil), w.String)
 	}
 }
 
 // The order in which somebody writes a declaration means nothing, and neither does the order of a map.
 func TestOrderDoesNotMatter(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
-		corrupt(t, w.app)
-		shuffled := w
-		shuffled.app = w.app.DeepCopy()
-		shuffle(t, reflect.ValueOf(&shuffled.app.Spec))
+		w := declared.Draw(t)
+		corrupt(t, w.App())
+		shuffled := w.With(&w.App().Spec)
+		shuffle(t, reflect.ValueOf(&shuffled.App().Spec))
 		policies, problems := resolved(w)
 		for range 3 {
 			again, sameProblems := resolved(w)
@@ -176,8 +129,8 @@ func TestOrderDoesNotMatter(t *testing.T) {
 	})
 }
 
-func resolved(w world) (policies string, problems []Problem) {
-	model, problems := Resolve(w.app, w.facts)
+func resolved(w declared.World) (policies string, problems []Problem) {
+	model, problems := Resolve(w.App(), facts(w, w.App()))
 	text, err := json.Marshal(model.NetworkPolicies())
 	if err != nil {
 		panic(err)
@@ -225,7 +178,7 @@ func shuffle(t *rapid.T, v reflect.Value) {
 // corrupt sometimes makes a declaration wrong.
 func corrupt(t *rapid.T, app *v1alpha1.AppIsolation) {
 	spec := &app.Spec
-	for _, i := range drawSome(t, "wrong", []int{0, 1, 2, 3, 4, 5, 6}, 0, 2) {
+	for _, i := range declared.Some(t, "wrong", []int{0, 1, 2, 3, 4, 5, 6}, 0, 2) {
 		switch i {
 		case 0:
 			spec.Flows = append(spec.Flows, v1alpha1.Flow{From: "ghost", To: "*"}, v1alpha1.Flow{From: "*", To: "phantom"})
@@ -251,15 +204,15 @@ func corrupt(t *rapid.T, app *v1alpha1.AppIsolation) {
 // Carrying out a plan makes the cluster's policies the desired ones, after which there is nothing to do.
 func TestPlanLeadsToTheDesiredPoliciesAndStops(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
-		before := w.with(drawSpec(t, ownApp))
-		cluster := carriedOut(nil, NewPlan(w.app, before.policies(t), nil).Changes())
-		plan := NewPlan(w.app, w.policies(t), cluster)
+		w := declared.Draw(t)
+		before := w.With(declared.DrawSpec(t))
+		cluster := carriedOut(nil, NewPlan(w.App(), policies(t, before), nil).Changes())
+		plan := NewPlan(w.App(), policies(t, w), cluster)
 		NewWithT(t).Expect(plan.Conflicts).To(BeEmpty(), w.String)
 
 		cluster = carriedOut(cluster, plan.Changes())
-		NewWithT(t).Expect(NewPlan(w.app, w.policies(t), cluster).Steps).To(BeEmpty(), w.String)
-		NewWithT(t).Expect(specsOf(cluster)).To(Equal(specsOf(w.policies(t))), w.String)
+		NewWithT(t).Expect(NewPlan(w.App(), policies(t, w), cluster).Steps).To(BeEmpty(), w.String)
+		NewWithT(t).Expect(specsOf(cluster)).To(Equal(specsOf(policies(t, w))), w.String)
 	})
 }
 
@@ -268,9 +221,9 @@ func TestPlanLeadsToTheDesiredPoliciesAndStops(t *testing.T) {
 // their pods with one another. This is for tiers that do not overlap: deleting two policies of one pod is two writes.
 func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := drawWorld(t)
-		before := w.with(drawSpec(t, ownApp))
-		for _, spec := range []*v1alpha1.AppIsolationSpec{&w.app.Spec, &before.app.Spec} {
+		w := declared.Draw(t)
+		before := w.With(declared.DrawSpec(t))
+		for _, spec := range []*v1alpha1.AppIsolationSpec{&w.App().Spec, &before.App().Spec} {
 			var names []v1alpha1.LabelValue
 			for _, tier := range spec.Tiers {
 				names = append(names, v1alpha1.LabelValue(tier.Name))
@@ -280,15 +233,16 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 				spec.Tiers[i].PodSelector = v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": names[i]}}
 			}
 		}
-		cluster := carriedOut(nil, NewPlan(w.app, before.policies(t), nil).Changes())
-		w.app.Generation, w.app.Status.ObservedGeneration = 2, 1
-		changes := permuted(t, NewPlan(w.app, w.policies(t), cluster))
-		w.app.Status.ObservedGeneration = 2
-		changes = append(changes, permuted(t, NewPlan(w.app, w.policies(t), carriedOut(cluster, changes)))...)
+		cluster := carriedOut(nil, NewPlan(w.App(), policies(t, before), nil).Changes())
+		w.App().Generation, w.App().Status.ObservedGeneration = 2, 1
+		changes := permuted(t, NewPlan(w.App(), policies(t, w), cluster))
+		w.App().Status.ObservedGeneration = 2
+		changes = append(changes, permuted(t, NewPlan(w.App(), policies(t, w), carriedOut(cluster, changes)))...)
 
-		was, will := allowed(cluster), allowed(w.policies(t))
+		e := newEvaluator(w)
+		was, will := e.open(cluster), e.open(policies(t, w))
 		for n := range changes {
-			is := allowed(carriedOut(cluster, changes[:n]))
+			is := e.open(carriedOut(cluster, changes[:n]))
 			for i := range is {
 				if was[i] == will[i] && is[i] != was[i] {
 					t.Fatalf("open is %v after %d of these writes, though %v before and when done: %v\nold\n%snew\n%s",
@@ -296,7 +250,7 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 				}
 			}
 		}
-		NewWithT(t).Expect(specsOf(carriedOut(cluster, changes))).To(Equal(specsOf(w.policies(t))), w.String)
+		NewWithT(t).Expect(specsOf(carriedOut(cluster, changes))).To(Equal(specsOf(policies(t, w))), w.String)
 	})
 }
 
@@ -307,26 +261,6 @@ func permuted(t *rapid.T, plan Plan) []Change {
 		changes = append(changes, rapid.Permutation(step).Draw(t, "step")...)
 	}
 	return changes
-}
-
-// allowed says, for every pair and port in a fixed order, whether each side of the connection is open.
-func allowed(policies network) (all []bool) {
-	for _, pod := range ownPods() {
-		for _, other := range append(ownPods(), strangers()...) {
-			out, in := policies.out(pod, other), policies.in(other, pod)
-			for _, c := range connections() {
-				all = append(all, out(c), in(c))
-			}
-		}
-	}
-	return all
-}
-
-// with is the same world with another declaration.
-func (w world) with(spec *v1alpha1.AppIsolationSpec) world {
-	w.app = w.app.DeepCopy()
-	w.app.Spec = *spec
-	return w
 }
 
 // carriedOut is what a cluster has after these changes.

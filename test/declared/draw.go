@@ -1,89 +1,66 @@
-package isolation
+package declared
 
 import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
-	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
-
-// world is a random application and the cluster around it.
-type world struct {
-	app   *v1alpha1.AppIsolation
-	facts Facts
-	// others are the applications that may be there, by what names them.
-	others map[types.NamespacedName]*v1alpha1.AppIsolationSpec
-}
 
 // The names are few, so that lines meet, repeat and contradict each other.
 var (
 	tierNames  = []v1alpha1.TierName{"a", "b", "c", "d"}
 	namespaces = map[string]map[string]string{
-		"shop":        {namespaceNameLabel: "shop", "team": "retail"},
-		"finance":     {namespaceNameLabel: "finance", "team": "money"},
-		"edge":        {namespaceNameLabel: "edge", "team": "retail"},
-		"monitoring":  {namespaceNameLabel: "monitoring"},
-		"kube-system": {namespaceNameLabel: "kube-system"},
+		"shop":        {nameLabel: "shop", "team": "retail"},
+		"finance":     {nameLabel: "finance", "team": "money"},
+		"edge":        {nameLabel: "edge", "team": "retail"},
+		"monitoring":  {nameLabel: "monitoring"},
+		"kube-system": {nameLabel: "kube-system"},
 	}
 	ownApp    = types.NamespacedName{Namespace: "shop", Name: "shop"}
 	otherApps = []types.NamespacedName{{Namespace: "shop", Name: "other"}, {Namespace: "finance", Name: "ledger"}}
 )
 
-func drawWorld(t *rapid.T) world {
-	w := world{
-		app:    &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: ownApp.Namespace, Name: ownApp.Name, UID: "uid-of-shop"}},
-		others: map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
-		facts:  Facts{Profile: DefaultProfile(), Namespaces: namespaces},
-	}
+// Draw draws an application that is right in itself, and the cluster around it: two other applications that may be
+// there, or wrong, an API server and a monitoring that may be known.
+func Draw(t *rapid.T) World {
+	w := World{Refused: map[types.NamespacedName]bool{}, Namespaces: namespaces}
 	for _, key := range otherApps {
-		if rapid.Bool().Draw(t, "exists") {
-			w.others[key] = drawSpec(t, key)
-			if tiers := w.others[key].Tiers; len(tiers) > 0 && pick(t, "empty selector", []bool{true, false, false, false}) {
-				tiers[0].PodSelector = v1alpha1.LabelSelector{}
-			}
+		if !rapid.Bool().Draw(t, "exists") {
+			continue
 		}
+		spec := drawSpec(t, key)
+		if len(spec.Tiers) > 0 && pick(t, "empty selector", []bool{true, false, false, false}) {
+			spec.Tiers[0].PodSelector = v1alpha1.LabelSelector{}
+			w.Refused[key] = true
+		}
+		w.Apps = append(w.Apps, &v1alpha1.AppIsolation{ObjectMeta: object(key), Spec: *spec})
 	}
-	w.facts.Apps = w.others
-	w.app.Spec = *drawSpec(t, ownApp)
+	own := &v1alpha1.AppIsolation{ObjectMeta: object(ownApp), Spec: *DrawSpec(t)}
+	w.Apps = append([]*v1alpha1.AppIsolation{own}, w.Apps...)
 	if rapid.Bool().Draw(t, "monitoring") {
-		w.facts.Profile.Entities[v1alpha1.EntityMonitoring] = []Peer{{Namespaces: namespaceNamed("monitoring")}}
+		w.Monitoring = "monitoring"
 	}
 	if rapid.Bool().Draw(t, "apiserver") {
-		w.facts.APIServer.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:6443"), netip.MustParseAddrPort("10.0.0.2:6443")}
-		w.facts.APIServer.Services = []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443")}
+		w.APIServer.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:6443"), netip.MustParseAddrPort("10.0.0.2:6443")}
+		w.APIServer.Services = []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443")}
 	}
 	return w
 }
 
-func (w world) String() string {
-	all := []any{w.app}
-	for key, spec := range w.others {
-		all = append(all, &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Spec: *spec})
-	}
-	var out strings.Builder
-	for _, one := range all {
-		text, err := yaml.Marshal(one)
-		fmt.Fprintf(&out, "---\n%s", text)
-		if err != nil {
-			fmt.Fprintf(&out, "# %v\n", err)
-		}
-	}
-	return out.String()
-}
+// DrawSpec draws another declaration of a drawn world's application.
+func DrawSpec(t *rapid.T) *v1alpha1.AppIsolationSpec { return drawSpec(t, ownApp) }
 
 func drawSpec(t *rapid.T, self types.NamespacedName) *v1alpha1.AppIsolationSpec {
 	spec := &v1alpha1.AppIsolationSpec{
 		Scope: pick(t, "scope", []v1alpha1.Scope{"", v1alpha1.ScopeTiers, v1alpha1.ScopeNamespace}),
 	}
-	for _, name := range drawSome(t, "tiers", tierNames, 0, 4) {
+	for _, name := range Some(t, "tiers", tierNames, 0, 4) {
 		spec.Tiers = append(spec.Tiers, drawTier(t, name))
 	}
 	refs := []v1alpha1.TierRef{v1alpha1.EveryTier}
@@ -92,13 +69,13 @@ func drawSpec(t *rapid.T, self types.NamespacedName) *v1alpha1.AppIsolationSpec 
 	}
 	withPorts := slices.DeleteFunc(slices.Clone(refs), func(ref v1alpha1.TierRef) bool { return portsIn(spec, ref) == 0 })
 	if len(withPorts) > 0 {
-		for _, from := range drawSome(t, "from", refs, 0, 3) {
-			for _, to := range drawSome(t, "to", withPorts, 0, 2) {
+		for _, from := range Some(t, "from", refs, 0, 3) {
+			for _, to := range Some(t, "to", withPorts, 0, 2) {
 				spec.Flows = append(spec.Flows, v1alpha1.Flow{From: from, To: to, Ports: drawPortNames(t, spec, to)})
 			}
 		}
 		for i := range pick(t, "ingress", []int{0, 1, 2, 3}) {
-			to := drawSome(t, "to", withPorts, 1, 2)
+			to := Some(t, "to", withPorts, 1, 2)
 			spec.Ingress = append(spec.Ingress, v1alpha1.Ingress{
 				Name: v1alpha1.EntryName(fmt.Sprintf("in%d", i)), From: drawPeers(t, self, false), To: to, Ports: drawPortNames(t, spec, to...),
 			})
@@ -106,7 +83,7 @@ func drawSpec(t *rapid.T, self types.NamespacedName) *v1alpha1.AppIsolationSpec 
 	}
 	for i := range pick(t, "egress", []int{0, 1, 2, 3}) {
 		entry := v1alpha1.Egress{
-			Name: v1alpha1.EntryName(fmt.Sprintf("out%d", i)), From: drawSome(t, "from", refs, 1, 2), To: drawPeers(t, self, true),
+			Name: v1alpha1.EntryName(fmt.Sprintf("out%d", i)), From: Some(t, "from", refs, 1, 2), To: drawPeers(t, self, true),
 		}
 		if slices.ContainsFunc(entry.To, func(p v1alpha1.Peer) bool { return p.App == nil && p.Entity != "All" && p.Entity != "KubeAPIServer" }) {
 			entry.Ports = drawPorts(t, 1)
@@ -152,12 +129,13 @@ func drawTierSelector(t *rapid.T, name v1alpha1.TierName) v1alpha1.LabelSelector
 
 func drawPorts(t *rapid.T, least int) []v1alpha1.Port {
 	end := int32(8010)
-	return drawSome(t, "ports", []v1alpha1.Port{
+	return Some(t, "ports", []v1alpha1.Port{
 		{Port: intstr.FromInt32(80)},
 		{Port: intstr.FromInt32(80), Protocol: "UDP"},
 		{Port: intstr.FromInt32(443), Protocol: "TCP"},
 		{Port: intstr.FromInt32(8000), EndPort: &end},
 		{Port: intstr.FromString("http")},
+		{Port: intstr.FromString("http"), Protocol: "UDP"},
 		{Port: intstr.FromInt32(7), Protocol: "SCTP"},
 	}, least, 3)
 }
@@ -166,15 +144,15 @@ func drawPorts(t *rapid.T, least int) []v1alpha1.Port {
 func drawPortNames(t *rapid.T, spec *v1alpha1.AppIsolationSpec, to ...v1alpha1.TierRef) []v1alpha1.PortName {
 	common := []v1alpha1.PortName{"x", "y", "z"}
 	for _, tier := range spec.Tiers {
-		if len(tier.Ports) == 0 || !(slices.Contains(to, "*") || slices.Contains(to, v1alpha1.TierRef(tier.Name))) {
+		if len(tier.Ports) == 0 || !names(tier.Name, to...) {
 			continue
 		}
 		common = slices.DeleteFunc(common, func(name v1alpha1.PortName) bool {
 			return !slices.ContainsFunc(tier.Ports, func(p v1alpha1.TierPort) bool { return p.Name == name })
 		})
 	}
-	if names := drawSome(t, "names", common, 0, 2); len(names) > 0 {
-		return names
+	if some := Some(t, "names", common, 0, 2); len(some) > 0 {
+		return some
 	}
 	return nil
 }
@@ -197,15 +175,15 @@ func drawPeer(t *rapid.T, self types.NamespacedName, ports bool) v1alpha1.Peer {
 		{NamespaceSelector: labels("team", pick(t, "team", []string{"retail", "money"})), PodSelector: pods},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "203.0.113.0/24", Except: []string{"203.0.113.7/32", "203.0.113.128/25"}}},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "10.244.0.0/16"}},
-		{IPBlock: &v1alpha1.IPBlock{CIDR: "2001:DB8::/32"}},
+		{IPBlock: &v1alpha1.IPBlock{CIDR: "2001:DB8::/32", Except: []string{"2001:db8:7::/48"}}},
 		{Entity: pick(t, "entity", []v1alpha1.Entity{"World", "KubeAPIServer", "Monitoring", "Nodes", "All"})},
 	}
 	ref := v1alpha1.AppRef{Tier: pick(t, "tier", tierNames)}
 	key := pick(t, "app", append([]types.NamespacedName{ownApp}, otherApps...))
 	if key != self {
 		ref.Namespace, ref.Name = v1alpha1.NamespaceName(key.Namespace), key.Name
-		if names := drawSome(t, "ports", []v1alpha1.PortName{"x", "y"}, 0, 2); ports && len(names) > 0 {
-			ref.Ports = names
+		if some := Some(t, "ports", []v1alpha1.PortName{"x", "y"}, 0, 2); ports && len(some) > 0 {
+			ref.Ports = some
 		}
 		kinds = append(kinds, v1alpha1.Peer{App: &ref}, v1alpha1.Peer{App: &ref}, v1alpha1.Peer{App: &ref})
 	}
@@ -224,8 +202,8 @@ func pick[T any](t *rapid.T, label string, list []T) T {
 	return list[i%len(list)]
 }
 
-// drawSome are some elements of a list, each at most once, in any order.
-func drawSome[T any](t *rapid.T, label string, list []T, least, most int) []T {
+// Some are some elements of a list, each at most once, in any order.
+func Some[T any](t *rapid.T, label string, list []T, least, most int) []T {
 	n := min(least, len(list))
 	for range min(most, len(list)) - n {
 		if rapid.Bool().Draw(t, label+" more") {

@@ -1,0 +1,142 @@
+package declared
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/yaml"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Load reads the world of a golden, a folder with these files:
+//
+//	in.yaml       AppIsolations, the oldest first, and what else the cluster has
+//	cluster.yaml  (optional) more of what the cluster has
+//	problems.txt  (optional) what is wrong, by AppIsolation: it says which are refused
+func Load(dir string) (World, error) {
+	w := World{Refused: map[types.NamespacedName]bool{}}
+	for _, name := range []string{"in.yaml", "cluster.yaml"} {
+		path := filepath.Join(dir, name)
+		text, err := os.ReadFile(path) //nolint:gosec // a golden
+		if name == "cluster.yaml" && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err == nil {
+			err = EachDocument(text, w.addObject)
+		}
+		if err != nil {
+			return w, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "problems.txt")) //nolint:gosec // a golden
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return w, err
+	}
+	w.addProblems(string(text))
+	return w, nil
+}
+
+// EachDocument calls a function with each document of a YAML stream.
+func EachDocument(text []byte, call func([]byte) error) error {
+	reader := yamlutil.NewYAMLReader(bufio.NewReader(bytes.NewReader(text)))
+	for {
+		document, err := reader.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = call(document)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (w *World) addObject(document []byte) error {
+	var meta metav1.TypeMeta
+	if err := yaml.Unmarshal(document, &meta); err != nil {
+		return err
+	}
+	switch meta.Kind {
+	case "AppIsolation":
+		app := &v1alpha1.AppIsolation{}
+		w.Apps = append(w.Apps, app)
+		return yaml.UnmarshalStrict(document, app)
+	case "Namespace":
+		var namespace corev1.Namespace
+		if err := yaml.UnmarshalStrict(document, &namespace); err != nil {
+			return err
+		}
+		w.addNamespace(&namespace)
+	case "EndpointSlice":
+		var slice discoveryv1.EndpointSlice
+		if err := yaml.UnmarshalStrict(document, &slice); err != nil {
+			return err
+		}
+		w.addEndpoints(&slice)
+	case "Service":
+		var service corev1.Service
+		if err := yaml.UnmarshalStrict(document, &service); err != nil {
+			return err
+		}
+		for _, ip := range service.Spec.ClusterIPs {
+			w.APIServer.Services = append(w.APIServer.Services, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
+		}
+	case "NetworkPolicy":
+		return yaml.UnmarshalStrict(document, &networkingv1.NetworkPolicy{}) // somebody else's: it changes nothing of ours
+	default:
+		return fmt.Errorf("unknown kind %q", meta.Kind)
+	}
+	return nil
+}
+
+// addNamespace adds a namespace with the label that the API server gives to each.
+func (w *World) addNamespace(namespace *corev1.Namespace) {
+	if w.Namespaces == nil {
+		w.Namespaces = map[string]map[string]string{}
+	}
+	w.Namespaces[namespace.Name] = namespace.Labels
+	w.Namespaces[namespace.Name] = w.LabelsOf(namespace.Name)
+}
+
+// addEndpoints adds an EndpointSlice of default/kubernetes; one with a deletionTimestamp is gone and remembered.
+func (w *World) addEndpoints(slice *discoveryv1.EndpointSlice) {
+	for _, endpoint := range slice.Endpoints {
+		for _, address := range endpoint.Addresses {
+			for _, port := range slice.Ports {
+				w.APIServer.Endpoints = append(w.APIServer.Endpoints, netip.AddrPortFrom(netip.MustParseAddr(address), uint16(*port.Port)))
+			}
+		}
+	}
+	w.APIServer.Stale = slice.DeletionTimestamp != nil
+}
+
+// addProblems notes whom problems.txt calls invalid, in lines like these:
+//
+//	shop/shop
+//	  Accepted Invalid: spec.tiers: ...
+func (w *World) addProblems(text string) {
+	var app types.NamespacedName
+	for line := range strings.Lines(text) {
+		if problem, indented := strings.CutPrefix(line, "  "); !indented {
+			app.Namespace, app.Name, _ = strings.Cut(strings.TrimSpace(line), "/")
+		} else if strings.HasPrefix(problem, v1alpha1.ConditionAccepted+" "+v1alpha1.ReasonInvalid) {
+			w.Refused[app] = true
+		}
+	}
+}
