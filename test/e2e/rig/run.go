@@ -119,7 +119,8 @@ func (r *Run) addPod(ctx context.Context, pod Pod) error {
 	var mine []netip.Addr
 	object := &corev1.Pod{
 		ObjectMeta: metav1.ObjectMeta{Namespace: pod.Namespace, Name: pod.Name, Labels: pod.Labels},
-		Spec:       corev1.PodSpec{NodeName: "rig", Containers: []corev1.Container{{Name: "main", Image: "none"}}},
+		// On no node: one that the API server doesn't know would have its pods collected as garbage after a minute.
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "none"}}},
 	}
 	for name, number := range pod.PortNames {
 		object.Spec.Containers[0].Ports = append(object.Spec.Containers[0].Ports, corev1.ContainerPort{Name: name, ContainerPort: number})
@@ -306,8 +307,11 @@ func (r *Run) removePod(ctx context.Context, name string) error {
 func (r *Run) await(ctx context.Context, try func(context.Context) error) error {
 	var last error
 	err := wait.PollUntilContextTimeout(ctx, 50*time.Millisecond, settleTime, true, func(ctx context.Context) (bool, error) {
-		last = try(ctx)
-		return last == nil, nil
+		err := try(ctx)
+		if err == nil || ctx.Err() == nil { // the time that is up is no reason
+			last = err
+		}
+		return err == nil, nil
 	})
 	if err != nil {
 		return errors.Join(fmt.Errorf("not so within %s", settleTime), last)
