@@ -36,9 +36,9 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;update;delete
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
-// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=appisolation-system,resources=leases,verbs=get;list;watch;create;update
+// +kubebuilder:rbac:groups=coordination.k8s.io,namespace=appisolation-system,resources=leases,verbs=get;create;update
 // +kubebuilder:rbac:groups="",namespace=appisolation-system,resources=events,verbs=create;patch
-// +kubebuilder:rbac:groups="",namespace=default,resources=services,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",namespace=default,resources=services,resourceNames=kubernetes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,namespace=default,resources=endpointslices,verbs=get;list;watch
 
 // Reconcile makes one application's policies those that it declares, and says in its status how that went.
@@ -109,6 +109,11 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 		o.err = err
 		return o
 	}
+	if usesAPIServer(app) && len(facts.APIServer.Endpoints) == 0 && len(app.Status.Tiers) > 0 {
+		// This process has never seen them, so it cannot tell whether the rules that are there are right.
+		o.err = fmt.Errorf("the EndpointSlices of default/%s list no address of the API servers: its policies stay as they are until they do", apiServerService)
+		return o
+	}
 	o.plan = isolation.NewPlan(app, desired, existing)
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
@@ -160,8 +165,8 @@ func (r *Reconciler) report(ctx context.Context, app *v1alpha1.AppIsolation, don
 	}
 	err := r.Status().Update(ctx, app)
 	switch {
-	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
-		return nil // the application changed while we looked; that wakes us
+	case apierrors.IsNotFound(err):
+		return nil // the application is gone
 	case err != nil:
 		return fmt.Errorf("write the status of AppIsolation %s/%s: %w", app.Namespace, app.Name, err)
 	}

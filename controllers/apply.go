@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -40,24 +39,33 @@ func (r *Reconciler) applyStep(ctx context.Context, step []isolation.Change, o *
 	var group errgroup.Group
 	var mutex sync.Mutex
 	group.SetLimit(writers)
-	for _, change := range step {
+	// Errors and writes are gathered in the step's order, not in that of their coming: a message that differs by chance
+	// would be a status write each time.
+	errs, done := make([]error, len(step)), make([]bool, len(step))
+	for i, change := range step {
 		group.Go(func() error {
 			err := r.write(ctx, change)
-			mutex.Lock()
-			defer mutex.Unlock()
 			switch {
 			case err == nil:
-				o.written = append(o.written, change)
-			case isOutdated(err):
+				done[i] = true
+			case isGone(change, err):
+			case isOutdated(change, err):
+				mutex.Lock()
+				defer mutex.Unlock()
 				o.outdated = true
 			default:
-				o.err = errors.Join(o.err, fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err))
+				errs[i] = fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err)
 			}
 			return nil
 		})
 	}
 	_ = group.Wait() // errors are gathered above
-	slices.SortFunc(o.written, func(a, b isolation.Change) int { return compareNames(a.Policy, b.Policy) })
+	o.err = errors.Join(append([]error{o.err}, errs...)...)
+	for i, change := range step {
+		if done[i] {
+			o.written = append(o.written, change)
+		}
+	}
 }
 
 func (r *Reconciler) write(ctx context.Context, change isolation.Change) error {
@@ -70,7 +78,7 @@ func (r *Reconciler) write(ctx context.Context, change isolation.Change) error {
 		err = r.Update(ctx, policy)
 	case v1alpha1.OperationDelete:
 		// Only the object that we looked at: one made since under the same name may be somebody else's.
-		err = client.IgnoreNotFound(r.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}))
+		err = r.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion})
 	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
@@ -82,9 +90,18 @@ func (r *Reconciler) write(ctx context.Context, change isolation.Change) error {
 // isOutdated says whether the API server refused a write because it knows more than our cache. Nothing is lost by doing
 // nothing: the event of what we have not seen yet is on its way and wakes us. A namespace that is being deleted takes no
 // new object, and all of ours with it.
-func isOutdated(err error) bool {
-	return apierrors.IsConflict(err) || apierrors.IsAlreadyExists(err) || apierrors.IsNotFound(err) ||
-		apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+func isOutdated(change isolation.Change, err error) bool {
+	if change.Operation == v1alpha1.OperationCreate {
+		// Nobody is woken by the name of a bridge, so one that is taken is an error.
+		return apierrors.IsAlreadyExists(err) && !isolation.IsBridge(change.Policy.Name) ||
+			apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
+	}
+	return apierrors.IsConflict(err) || apierrors.IsNotFound(err)
+}
+
+// isGone says whether somebody else has done a deletion already.
+func isGone(change isolation.Change, err error) bool {
+	return change.Operation == v1alpha1.OperationDelete && apierrors.IsNotFound(err)
 }
 
 // settle remembers what is in force once everything is as desired, and says whether what was written to get there
@@ -109,11 +126,4 @@ func digest(uid types.UID, policies []*networkingv1.NetworkPolicy) [sha256.Size]
 		panic(err) // a NetworkPolicy always has a JSON form
 	}
 	return [sha256.Size]byte(hash.Sum(nil))
-}
-
-func compareNames(a, b client.Object) int {
-	if a.GetName() < b.GetName() {
-		return -1
-	}
-	return 1
 }

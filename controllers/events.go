@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 // Reasons of events about writes. Events about conditions have the condition's reason.
@@ -25,20 +26,21 @@ const maxNote = 1024
 // announceWrites says what was written: every edit of somebody else's that was undone by itself, all other writes of a
 // reconcile together. An event that repeats is only counted, unless it is about another policy: so each names one.
 func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
-	if len(done.written) == 0 {
-		return
-	}
+	var first *isolation.Change
 	var writes []string
-	for _, change := range done.written {
+	for i, change := range done.written {
 		write := fmt.Sprintf("%sd NetworkPolicy %s", strings.ToLower(string(change.Operation)), change.Policy.Name)
-		writes = append(writes, write)
-		if done.drift {
+		if done.drift && change.Operation != v1alpha1.OperationDelete { // what is obsolete was ours, not an edit
 			driftUndone.Inc()
 			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), write)
+			continue
 		}
+		if first == nil {
+			first = &done.written[i]
+		}
+		writes = append(writes, write)
 	}
-	if !done.drift {
-		first := done.written[0]
+	if first != nil {
 		r.event(app, first.Policy, corev1.EventTypeNormal, eventPoliciesWritten, string(first.Operation), strings.Join(writes, ", "))
 	}
 }
@@ -63,9 +65,11 @@ func (r *Reconciler) announceConditions(app *v1alpha1.AppIsolation, before []met
 }
 
 func (r *Reconciler) event(app *v1alpha1.AppIsolation, related *networkingv1.NetworkPolicy, eventType, reason, action, note string) {
+	// References without a resource version: with it, no event would ever repeat another.
+	regarding := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "AppIsolation", Namespace: app.Namespace, Name: app.Name, UID: app.UID}
 	var about runtime.Object
 	if related != nil {
-		about = related
+		about = &corev1.ObjectReference{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy", Namespace: related.Namespace, Name: related.Name}
 	}
-	r.Recorder.Eventf(app, about, eventType, reason, action, "%s", truncate(note, maxNote))
+	r.Recorder.Eventf(regarding, about, eventType, reason, action, "%s", truncate(note, maxNote))
 }

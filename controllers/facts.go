@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -58,7 +57,8 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	return facts, err
 }
 
-// scopeHolder is the oldest application of the namespace with scope Namespace, if it is not this one.
+// scopeHolder is the oldest application of the namespace with scope Namespace, if it is not this one. One that is in
+// mode DryRun holds nothing up.
 func (r *Reconciler) scopeHolder(ctx context.Context, app *v1alpha1.AppIsolation) (string, error) {
 	var others v1alpha1.AppIsolationList
 	if err := r.List(ctx, &others, client.MatchingFields{referenceIndex: scopeReference(app.Namespace)},
@@ -67,8 +67,9 @@ func (r *Reconciler) scopeHolder(ctx context.Context, app *v1alpha1.AppIsolation
 	}
 	oldest := app
 	for i := range others.Items {
-		if older(&others.Items[i], oldest) {
-			oldest = &others.Items[i]
+		other := &others.Items[i]
+		if other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && other.DeletionTimestamp.IsZero() && older(other, oldest) {
+			oldest = other
 		}
 	}
 	if oldest.UID == app.UID {
@@ -140,6 +141,6 @@ func (l *lastKnown) update(now isolation.APIServer) isolation.APIServer {
 		return now
 	}
 	stale := l.server
-	stale.Endpoints, stale.Stale = slices.Clone(stale.Endpoints), true
+	stale.Stale = true
 	return stale
 }

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,9 @@ var (
 
 func init() { metrics.Registry.MustRegister(policyWrites, driftUndone) }
 
+// scrapeTimeout is how long a scrape waits for the cache.
+const scrapeTimeout = 2 * time.Second
+
 // applications counts at each scrape what the cache holds.
 type applications struct{ reader client.Reader }
 
@@ -33,7 +37,9 @@ func (a applications) Describe(descs chan<- *prometheus.Desc) { descs <- applica
 
 func (a applications) Collect(collected chan<- prometheus.Metric) {
 	var apps v1alpha1.AppIsolationList
-	if err := a.reader.List(context.Background(), &apps, client.DisableReadYourWritesConsistency); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout) // the cache may not be filled yet
+	defer cancel()
+	if err := a.reader.List(ctx, &apps, client.DisableReadYourWritesConsistency); err != nil {
 		collected <- prometheus.NewInvalidMetric(applicationsDesc, err)
 		return
 	}

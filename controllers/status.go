@@ -49,7 +49,7 @@ func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
 		programmed,
 		pairedCondition(o),
 		readyCondition(accepted, programmed),
-		reconcilingCondition(o),
+		reconcilingCondition(programmed),
 		stalledCondition(accepted, programmed),
 	}
 }
@@ -97,19 +97,41 @@ func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition
 	case o.err != nil:
 		return failed(condition, v1alpha1.ReasonApplyFailed, "it is tried again: "+o.err.Error())
 	case !o.accepted():
-		return failed(condition, v1alpha1.ReasonNotAccepted, "the policies of the last accepted declaration, if there was one, stay in force")
+		return failed(condition, v1alpha1.ReasonNotAccepted,
+			"the policies of the last accepted declaration, if there was one, stay as they are: nothing is written or restored until this one is corrected")
 	case app.Spec.EffectiveMode() == v1alpha1.ModeDryRun:
-		return failed(condition, v1alpha1.ReasonDryRun, fmt.Sprintf("mode is DryRun: nothing is written; Enforce would make %d changes, see status.preview", len(o.plan.Changes())))
+		return failed(condition, v1alpha1.ReasonDryRun, strings.Join(append([]string{
+			fmt.Sprintf("mode is DryRun: nothing is written; changes that Enforce would make: %d, see status.preview", len(o.plan.Changes())),
+		}, conflictMessages(o.plan.Conflicts)...), "\n"))
+	case waitsForCollector(o.plan.Conflicts):
+		return unknown(condition, v1alpha1.ReasonCollecting, "the policies of the former AppIsolation of this name are about to be collected; then this one's are written")
 	case len(o.plan.Conflicts) > 0:
-		return failed(condition, v1alpha1.ReasonNameConflict, fmt.Sprintf(
-			"NetworkPolicy %s exists and belongs to somebody else: rename or delete it, or rename the tier; until then nothing obsolete is deleted",
-			strings.Join(o.plan.Conflicts, ", ")))
+		return failed(condition, v1alpha1.ReasonNameConflict, strings.Join(conflictMessages(o.plan.Conflicts), "\n")+
+			"\nuntil then nothing obsolete is deleted")
 	default:
 		return metav1.Condition{
 			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
 			Message: "the API server holds every policy as declared",
 		}
 	}
+}
+
+func conflictMessages(conflicts []isolation.Conflict) []string {
+	var texts []string
+	for _, conflict := range conflicts {
+		owner := "somebody else"
+		if conflict.Holder != "" {
+			owner = conflict.Holder
+		}
+		texts = append(texts, fmt.Sprintf("NetworkPolicy %s exists and belongs to %s: rename or delete it, or rename what it is for here", conflict.Policy, owner))
+	}
+	return texts
+}
+
+// waitsForCollector says whether all conflicts end by themselves.
+func waitsForCollector(conflicts []isolation.Conflict) bool {
+	others := slices.ContainsFunc(conflicts, func(c isolation.Conflict) bool { return !c.Former })
+	return len(conflicts) > 0 && !others
 }
 
 // readyCondition is False only if something is wrong: on the way to True, and while nothing is meant to be written, it
@@ -128,11 +150,14 @@ func readyCondition(accepted, programmed metav1.Condition) metav1.Condition {
 	}
 }
 
-func reconcilingCondition(o outcome) metav1.Condition {
-	if o.err == nil {
+// reconcilingCondition is there while work goes on by itself.
+func reconcilingCondition(programmed metav1.Condition) metav1.Condition {
+	reasons := map[string]string{v1alpha1.ReasonApplyFailed: v1alpha1.ReasonRetrying, v1alpha1.ReasonCollecting: v1alpha1.ReasonCollecting}
+	reason, applies := reasons[programmed.Reason]
+	if !applies {
 		return metav1.Condition{Type: v1alpha1.ConditionReconciling}
 	}
-	return metav1.Condition{Type: v1alpha1.ConditionReconciling, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonRetrying, Message: o.err.Error()}
+	return metav1.Condition{Type: v1alpha1.ConditionReconciling, Status: metav1.ConditionTrue, Reason: reason, Message: programmed.Message}
 }
 
 // stalledCondition is there when only the user can help.
@@ -187,7 +212,7 @@ func messages(problems []isolation.Problem) string {
 
 // programmedTiers are the tiers whose policy is there. Where nothing was decided, they are what they were.
 func programmedTiers(app *v1alpha1.AppIsolation, o outcome) []v1alpha1.TierStatus {
-	if !o.accepted() {
+	if !o.accepted() || o.err != nil && len(o.plan.Steps) == 0 {
 		return app.Status.Tiers
 	}
 	missing := map[string]bool{}
@@ -197,8 +222,8 @@ func programmedTiers(app *v1alpha1.AppIsolation, o outcome) []v1alpha1.TierStatu
 	for _, change := range o.written {
 		delete(missing, change.Policy.Name)
 	}
-	for _, name := range o.plan.Conflicts {
-		missing[name] = true
+	for _, conflict := range o.plan.Conflicts {
+		missing[conflict.Policy] = true
 	}
 	var tiers []v1alpha1.TierStatus
 	for _, tier := range o.model.Tiers {

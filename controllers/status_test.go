@@ -39,8 +39,12 @@ func TestConditions(t *testing.T) {
 			want:    "Accepted=False Invalid, ResolvedRefs=Unknown NotAccepted, Programmed=False NotAccepted, Paired=Unknown NotAccepted, Ready=False Invalid, Stalled=True Invalid",
 		},
 		"a taken name": {
-			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []string{"shop-web"}}},
+			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []isolation.Conflict{{Policy: "shop-web"}, {Policy: "shop-api", Former: true}}}},
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False NameConflict, Paired=True Paired, Ready=False NameConflict, Stalled=True NameConflict",
+		},
+		"the names of a former application": {
+			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []isolation.Conflict{{Policy: "shop-web", Former: true}}}},
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Ready=Unknown Collecting, Reconciling=True Collecting",
 		},
 		"a failed write": {
 			outcome: outcome{resolved: true, err: errors.New("quota")},
@@ -93,7 +97,7 @@ func TestTiersOfAHalfDonePlan(t *testing.T) {
 		model: isolation.Model{Tiers: []isolation.Tier{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}}},
 		plan: isolation.Plan{
 			Steps:     [][]isolation.Change{{written, change(v1alpha1.OperationCreate, "shop-b")}, {change(v1alpha1.OperationUpdate, "shop-c")}},
-			Conflicts: []string{"shop-d"},
+			Conflicts: []isolation.Conflict{{Policy: "shop-d"}},
 		},
 	})
 	NewWithT(t).Expect(status.Tiers).To(ConsistOf(

@@ -47,10 +47,13 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := metrics.Registry.Register(applications{mgr.GetClient()}); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	// Writing a status wakes nobody: one that differs each time, as the API server's words may, would never end.
+	notOurStatus := builder.WithPredicates(predicate.Or[client.Object](
+		predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	relabelled := builder.WithPredicates(predicate.LabelChangedPredicate{})
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.AppIsolation{}).
+		For(&v1alpha1.AppIsolation{}, notOurStatus).
 		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), relabelled).
@@ -162,14 +165,10 @@ func usesAPIServer(app *v1alpha1.AppIsolation) bool {
 	return false
 }
 
-// concernedByApp are the applications that name this one, those that it names (it may be the half they miss), and those
-// that want the same scope.
+// concernedByApp are the applications that name this one, and those that want the same scope.
 func (r *Reconciler) concernedByApp(ctx context.Context, object client.Object) []reconcile.Request {
 	app := object.(*v1alpha1.AppIsolation)
 	requests := r.referring(ctx, appReference(client.ObjectKeyFromObject(app)))
-	for key := range namedApps(app) {
-		requests = append(requests, reconcile.Request{NamespacedName: key})
-	}
 	if app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
 		requests = append(requests, r.referring(ctx, scopeReference(app.Namespace))...)
 	}

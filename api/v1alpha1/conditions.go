@@ -54,6 +54,9 @@ const (
 	ReasonProgrammed = "Programmed"
 	// ReasonNameConflict means that somebody else's NetworkPolicy has the name of one of ours. It is left as it is.
 	ReasonNameConflict = "NameConflict"
+	// ReasonCollecting means that the garbage collector has yet to remove the policies of an AppIsolation of the same
+	// name that was deleted just before.
+	ReasonCollecting = "Collecting"
 	// ReasonApplyFailed means that the API server refused or failed a write; it is tried again.
 	ReasonApplyFailed = "ApplyFailed"
 	// ReasonDryRun means that spec.mode is DryRun, so nothing is written.
@@ -74,6 +77,6 @@ const (
 const (
 	// ReasonReady means that the declaration is accepted and its policies are written.
 	ReasonReady = "Ready"
-	// ReasonRetrying means that a write failed and is tried again.
+	// ReasonRetrying means that a read or a write failed and is tried again.
 	ReasonRetrying = "Retrying"
 )

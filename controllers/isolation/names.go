@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
 )
 
 // What our policies carry. Nothing on them is copied from the AppIsolation: a tracking label copied to a child makes
@@ -33,12 +35,27 @@ const maxName = 63
 // and 8 hex digits of a hash of the whole. Distinct, stable and legal for every legal name.
 func PolicyName(app, tier string) string { return shorten(app + "-" + tier) }
 
+// bridgeName is the name of the copy of a policy that stays while the policy moves to other pods. It depends on what
+// the copy says, so that a second move before the first is done has a bridge of its own.
+func bridgeName(policy *networkingv1.NetworkPolicy) string {
+	return policy.Name + beforeInfix + hash8(sortKey(policy.Spec))
+}
+
+// IsBridge says whether a policy has the name of a bridge.
+func IsBridge(name string) bool { return strings.Contains(name, beforeInfix) }
+
+const beforeInfix = ".before-"
+
+func hash8(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:4])
+}
+
 func shorten(full string) string {
 	if len(full) <= maxName {
 		return full
 	}
-	sum := sha256.Sum256([]byte(full))
-	suffix := "-" + hex.EncodeToString(sum[:4])
+	suffix := "-" + hash8(full)
 	// A dot or dash before the suffix would make an empty or ill-formed DNS label.
 	return strings.TrimRight(full[:maxName-len(suffix)], "-.") + suffix
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -61,8 +62,8 @@ func acceptedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1al
 	return ports
 }
 
-// openedPorts are our ports that a tier of another application may connect to. Nil Ports in a peer of its own kind:
-// egress to everything opens all.
+// openedPorts are our ports that a tier of another application may connect to: an app peer brings ours, All opens all
+// of them, any other peer has the ports of its entry.
 func openedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1alpha1.Tier, us subject) []Port {
 	var ports []Port
 	for i := range spec.Egress {
@@ -121,7 +122,12 @@ func (s subject) selectedBy(selector *v1alpha1.LabelSelector) bool {
 			return false
 		}
 	}
-	for _, expression := range selector.MatchExpressions {
+	own := normalSelector(s.tier.PodSelector).MatchExpressions
+	for i, expression := range selector.MatchExpressions {
+		requirement := normalSelector(v1alpha1.LabelSelector{MatchExpressions: selector.MatchExpressions[i : i+1]}).MatchExpressions[0]
+		if slices.ContainsFunc(own, func(o metav1.LabelSelectorRequirement) bool { return equality.Semantic.DeepEqual(o, requirement) }) {
+			continue
+		}
 		value, known := s.tier.PodSelector.MatchLabels[expression.Key]
 		listed := slices.Contains(expression.Values, value)
 		holds := map[metav1.LabelSelectorOperator]bool{

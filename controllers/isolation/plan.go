@@ -5,6 +5,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
@@ -16,8 +17,18 @@ type Plan struct {
 	// Steps are carried out one after the other, the changes within one in any order. A step must not begin unless all
 	// before it are done whole.
 	Steps [][]Change
-	// Conflicts are the names of desired policies that somebody else's policy has.
-	Conflicts []string
+	// Conflicts are the desired policies whose names somebody else's policies have.
+	Conflicts []Conflict
+}
+
+// Conflict is a name that we want and somebody else has.
+type Conflict struct {
+	// Policy is the name.
+	Policy string
+	// Holder is who controls the policy that has it, as "Kind name"; empty if nobody does.
+	Holder string
+	// Former means that the holder was an AppIsolation of our name: the garbage collector is about to free the name.
+	Former bool
 }
 
 // Change is one write.
@@ -31,8 +42,8 @@ type Change struct {
 // a desired name, whoever's they are. Nothing that is not the application's own is in any step.
 //
 // The order keeps every prefix of the writes within what the old or the new declaration allows, and cuts nothing that
-// both allow: a pod is selected by its new policy before its old one goes, and the default deny is only there while
-// every tier's policy is.
+// both allow, judged at each end of a connection: a pod is selected by its new policy before its old one goes, and the
+// default deny is only there while every tier's policy is.
 //
 //  1. policies that are new, and bridges
 //  2. policies that change
@@ -57,7 +68,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 		case have == nil:
 			put(v1alpha1.OperationCreate, want)
 		case !Owns(app.UID, have):
-			plan.Conflicts = append(plan.Conflicts, want.Name)
+			plan.Conflicts = append(plan.Conflicts, conflict(app, have))
 		case !upToDate(have, want):
 			if bridge := bridgeOver(app, have, want); bridge != nil && named(existing, bridge.Name) == nil {
 				put(v1alpha1.OperationCreate, bridge)
@@ -66,7 +77,8 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 		}
 	}
 	for _, have := range existing {
-		if Owns(app.UID, have) && named(desired, have.Name) == nil {
+		// By the reference alone: who copies one of our policies with its labels keeps the copy.
+		if metav1.IsControlledBy(have, app) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil {
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
@@ -79,17 +91,35 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 }
 
 // bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
-// pods: those that it leaves stay isolated until whatever isolates them next is there. A selector that somebody else
-// has changed is simply put back.
+// pods: those that it leaves stay isolated until whatever isolates them next is there. A selector that differs though
+// the present declaration was already carried out was changed by somebody else, and is simply put back.
 func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	declared := app.Generation != app.Status.ObservedGeneration && app.Spec.EffectiveMode() == v1alpha1.ModeEnforce
-	if !declared || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
+	if wasProgrammed(app) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
 		return nil
 	}
 	bridge := want.DeepCopy()
-	bridge.Name = shorten(want.Name + ".before") // no tier has a dot in its name
+	bridge.Name = bridgeName(have)
 	bridge.Spec = *have.Spec.DeepCopy()
+	bridge.Annotations = map[string]string{AnnotationRules: have.Annotations[AnnotationRules]}
 	return bridge
+}
+
+// wasProgrammed says whether the present declaration's policies were once written, as far as their names were free.
+func wasProgrammed(app *v1alpha1.AppIsolation) bool {
+	programmed := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionProgrammed)
+	return programmed != nil && programmed.ObservedGeneration == app.Generation &&
+		(programmed.Status == metav1.ConditionTrue || programmed.Reason == v1alpha1.ReasonNameConflict)
+}
+
+func conflict(app *v1alpha1.AppIsolation, have *networkingv1.NetworkPolicy) Conflict {
+	controller := metav1.GetControllerOf(have)
+	if controller == nil {
+		return Conflict{Policy: have.Name}
+	}
+	return Conflict{
+		Policy: have.Name, Holder: controller.Kind + " " + controller.Name,
+		Former: controller.Kind == "AppIsolation" && controller.Name == app.Name,
+	}
 }
 
 // Changes are all changes of a plan, in order.

@@ -33,6 +33,12 @@ func shop() *v1alpha1.AppIsolation {
 	return app
 }
 
+// programmed is an application whose present declaration was once carried out.
+func programmed(app *v1alpha1.AppIsolation) *v1alpha1.AppIsolation {
+	app.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionTrue, ObservedGeneration: app.Generation}}
+	return app
+}
+
 func desiredOf(app *v1alpha1.AppIsolation) []*networkingv1.NetworkPolicy {
 	model, _ := Resolve(app, Facts{})
 	return model.NetworkPolicies()
@@ -137,9 +143,58 @@ func TestPlanSteps(t *testing.T) {
 			plan := NewPlan(shop(), desiredOf(shop()), existing)
 			g := NewWithT(t)
 			g.Expect(steps(plan)).To(Equal(row.steps))
-			g.Expect(plan.Conflicts).To(Equal(row.conflicts))
+			var conflicts []string
+			for _, conflict := range plan.Conflicts {
+				conflicts = append(conflicts, conflict.Policy)
+			}
+			g.Expect(conflicts).To(Equal(row.conflicts))
 		})
 	}
+}
+
+// A bridge has the old words under a name of its own, is made once, and goes when its policy has moved.
+func TestPlanBridgesAMove(t *testing.T) {
+	g := NewWithT(t)
+	app := shop()
+	existing := written(app)
+	app.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "front"
+	first := NewPlan(app, desiredOf(app), existing)
+	bridge := first.Steps[0][0].Policy
+	g.Expect(steps(first)).To(Equal("Create " + bridge.Name + "; Update shop-db, Update shop-web"))
+	g.Expect(IsBridge(bridge.Name)).To(BeTrue())
+	g.Expect(bridge.Spec).To(Equal(named(existing, "shop-web").Spec))
+	g.Expect(bridge.Annotations).To(Equal(named(existing, "shop-web").Annotations))
+
+	crashed := append(existing, bridge)
+	g.Expect(steps(NewPlan(app, desiredOf(app), crashed))).To(Equal("Update shop-db, Update shop-web; Delete " + bridge.Name))
+
+	moved := carriedOut(existing, first.Changes())
+	again := app.DeepCopy()
+	again.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "edge"
+	g.Expect(steps(NewPlan(again, desiredOf(again), moved))).To(MatchRegexp(
+		"^Create shop-web.before-.*; Update shop-db, Update shop-web; Delete "+bridge.Name+"$"), "a second move has a bridge of its own")
+	g.Expect(steps(NewPlan(programmed(app), desiredOf(app), moved))).To(Equal("Delete " + bridge.Name))
+
+	app.Spec.Mode = v1alpha1.ModeDryRun
+	app.Status.Conditions = nil
+	g.Expect(steps(NewPlan(app, desiredOf(app), existing))).To(Equal("Update shop-db, Update shop-web"))
+}
+
+// Who copies one of our policies, labels and all, keeps the copy.
+func TestPlanDeletesByTheOwnerReferenceAlone(t *testing.T) {
+	existing := written(shop())
+	copied := named(existing, "shop-web").DeepCopy()
+	copied.Name, copied.OwnerReferences = "my-own-copy", nil
+	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), append(existing, copied)).Steps).To(BeEmpty())
+}
+
+// A name that a former application of ours still holds is about to be free; one that another controller holds is not.
+func TestPlanKnowsWhoHoldsAName(t *testing.T) {
+	existing := written(shop())
+	existing[0].OwnerReferences[0].UID = "uid-of-the-former-shop"
+	existing[1].OwnerReferences[0].Kind, existing[1].OwnerReferences[0].UID = "Team", "uid-of-a-team"
+	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), existing).Conflicts).To(ConsistOf(
+		Conflict{Policy: "shop-db", Holder: "AppIsolation shop", Former: true}, Conflict{Policy: "shop-web", Holder: "Team shop"}))
 }
 
 func TestPlanTakesTheDefaultDenyAwayFirst(t *testing.T) {
@@ -193,7 +248,7 @@ func TestPlanUndoesDrift(t *testing.T) {
 			}
 			policy.Annotations["note"] = "theirs"
 
-			plan := NewPlan(shop(), desiredOf(shop()), existing)
+			plan := NewPlan(programmed(shop()), desiredOf(shop()), existing)
 			g.Expect(steps(plan)).To(Equal("Update " + row.policy))
 			undone := plan.Changes()[0].Policy
 			want := named(written(shop()), row.policy)

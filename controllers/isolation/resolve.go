@@ -111,10 +111,13 @@ func (r *resolver) unresolved(e entry, reason, format string, args ...any) {
 
 // sortedProblems are the problems in an order of their own, each once.
 func (r *resolver) sortedProblems(edges []Edge) []Problem {
+	open := map[string]bool{}
+	for _, edge := range edges {
+		open[edge.Line] = true
+	}
 	for i := range r.problems {
 		p := &r.problems[i]
-		line := entry{p.Direction, p.Entry}.line()
-		p.Closed = !slices.ContainsFunc(edges, func(e Edge) bool { return e.Line == line })
+		p.Closed = !open[entry{p.Direction, p.Entry}.line()]
 	}
 	slices.SortStableFunc(r.problems, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Direction, b.Direction), cmp.Compare(a.Entry, b.Entry), cmp.Compare(a.Message, b.Message))

@@ -266,9 +266,10 @@ var _ = Describe("the operator", Ordered, func() {
 			eventuallyReady(app)
 			seen := events()
 			Expect(seen).To(HaveLen(6))
-			Expect(seen[:2]).To(ConsistOf("ADDED shop-a.before", "ADDED shop-b.before"))
+			Expect(seen[:2]).To(ConsistOf(HavePrefix("ADDED shop-a.before-"), HavePrefix("ADDED shop-b.before-")))
 			Expect(seen[2:4]).To(ConsistOf("MODIFIED shop-a", "MODIFIED shop-b"))
-			Expect(seen[4:]).To(ConsistOf("DELETED shop-a.before", "DELETED shop-b.before"))
+			Expect(seen[4:]).To(ConsistOf(HavePrefix("DELETED shop-a.before-"), HavePrefix("DELETED shop-b.before-")))
+			Expect(eventReasons(app)(Default)).NotTo(ContainElement("DriftUndone"))
 		})
 
 		It("puts the default deny last and takes it away before what is obsolete", func() {
@@ -287,6 +288,20 @@ var _ = Describe("the operator", Ordered, func() {
 			eventuallyReady(app)
 			Expect(events()).To(HaveExactElements("MODIFIED shop-a", "DELETED shop-default-deny", "DELETED shop-b"))
 		})
+	})
+
+	It("waits for the policies of a former application of its name, and calls nobody a stranger", func() {
+		app := application(newNamespace(), "shop", twoTiers)
+		create(app)
+		eventuallyReady(app)
+		seen := transitions(app, v1alpha1.ConditionReady)
+		Expect(k8s.Delete(ctx, app.DeepCopy())).To(Succeed())
+		again := application(app.Namespace, "shop", twoTiers)
+		create(again)
+		eventuallyReady(again)
+		Expect(names(app.Namespace)).To(ConsistOf("shop-a", "shop-b"))
+		Expect(metav1.IsControlledBy(new(policies(app.Namespace)["shop-b"]), again)).To(BeTrue())
+		Expect(seen()).To(And(ContainElement("True"), Not(ContainElement("False"))), "never false on the way to true")
 	})
 
 	It("keeps the last policies under a spec that is invalid but stored, and names the field", func() {
@@ -320,7 +335,7 @@ spec:
     resourceRules:
     - {apiGroups: [networking.k8s.io], apiVersions: [v1], operations: [CREATE], resources: [networkpolicies]}
   validations:
-  - {expression: "object.metadata.namespace != '` + namespace + `' || object.metadata.name != 'shop-b'", message: not on a Sunday}
+  - {expression: "object.metadata.namespace != '` + namespace + `' || object.metadata.name != 'shop-b' && !object.metadata.name.startsWith('busy')", message: not on a Sunday}
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
@@ -338,13 +353,20 @@ spec: {policyName: ` + namespace + `, validationActions: [Deny]}
 		Eventually(condition(app, v1alpha1.ConditionProgrammed)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonApplyFailed, "shop-b", "not on a Sunday"))
 		Expect(condition(app, v1alpha1.ConditionReconciling)(Default)).To(is(metav1.ConditionTrue, v1alpha1.ReasonRetrying))
 		Expect(app.Status.Tiers).To(ConsistOf(HaveField("Name", v1alpha1.TierName("a"))))
-		Expect(names(namespace)).To(ConsistOf("shop-a"), "the default deny would cut the tier that has no policy")
+		Expect(names(namespace)).To(HaveExactElements("shop-a"), "the default deny would cut the tier that has no policy")
+
+		busy := application(namespace, "busy", eightTiers())
+		create(busy)
+		Eventually(condition(busy, v1alpha1.ConditionProgrammed)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonApplyFailed))
+		before := writes()["PUT appisolations/status"]
+		Consistently(func() int { return writes()["PUT appisolations/status"] }).Should(Equal(before), "trying again writes no status")
+
 		for _, object := range refusal {
 			Expect(k8s.Delete(ctx, object)).To(Succeed())
 		}
 		Eventually(condition(app, v1alpha1.ConditionReady)).WithTimeout(time.Minute).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
 		Expect(condition(app, v1alpha1.ConditionReconciling)(Default)).To(BeZero())
-		Expect(names(namespace)).To(ConsistOf("shop-a", "shop-b", "shop-default-deny"))
+		Expect(names(namespace)).To(ContainElements("shop-a", "shop-b", "shop-default-deny"))
 	})
 
 	Describe("pairs across namespaces", func() {
@@ -648,6 +670,30 @@ func record(namespace string) func() []string {
 			}
 			seen = append(seen, fmt.Sprintf("%s %s", event.Type, policy.Name))
 		}
+	}
+}
+
+// transitions watches a condition of an application from now on; what it returns gives the statuses since, and ends it.
+func transitions(app *v1alpha1.AppIsolation, name string) func() []string {
+	GinkgoHelper()
+	watching, err := client.NewWithWatch(cluster.Config, client.Options{Scheme: k8s.Scheme()})
+	Expect(err).NotTo(HaveOccurred())
+	stream, err := watching.Watch(ctx, &v1alpha1.AppIsolationList{}, client.InNamespace(app.Namespace))
+	Expect(err).NotTo(HaveOccurred())
+	var seen []string
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for event := range stream.ResultChan() {
+			if found := meta.FindStatusCondition(event.Object.(*v1alpha1.AppIsolation).Status.Conditions, name); found != nil {
+				seen = append(seen, string(found.Status))
+			}
+		}
+	}()
+	return func() []string {
+		stream.Stop()
+		<-ended
+		return seen
 	}
 }
 
