@@ -110,7 +110,8 @@ func (n *namedThings) addPeers(peers []v1alpha1.Peer) {
 		}
 		if peer.IPBlock != nil {
 			for _, cidr := range append([]string{peer.IPBlock.CIDR}, peer.IPBlock.Except...) {
-				if prefix, err := netip.ParsePrefix(cidr); err == nil { // else it is of a refused application
+				prefix, err := netip.ParsePrefix(cidr)
+				if err == nil && !prefix.Addr().Is4In6() { // else it is of a refused application
 					n.ranges = append(n.ranges, prefix.Masked())
 				}
 			}

@@ -50,7 +50,7 @@ func New(namespaces []corev1.Namespace, pods []corev1.Pod, policies []networking
 		}
 	}
 	for i := range policies {
-		policy, err := storedPolicy(&policies[i])
+		policy, err := Stored(&policies[i])
 		if err != nil {
 			return nil, err
 		}

@@ -49,7 +49,8 @@ func podIPs(pod *corev1.Pod) []string {
 	return texts
 }
 
-func storedPolicy(policy *networkingv1.NetworkPolicy) (*networkingv1.NetworkPolicy, error) {
+// Stored is a policy as an API server would store it. One that it would refuse is an error.
+func Stored(policy *networkingv1.NetworkPolicy) (*networkingv1.NetworkPolicy, error) {
 	stored := policy.DeepCopy()
 	spec := &stored.Spec
 	// An empty list doesn't survive being stored.
