@@ -77,8 +77,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 		}
 	}
 	for _, have := range existing {
-		// By the reference alone: who copies one of our policies with its labels keeps the copy.
-		if metav1.IsControlledBy(have, app) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil {
+		if isObsolete(app, desired, have) {
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
@@ -88,6 +87,12 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	}
 	plan.Steps = slices.DeleteFunc(plan.Steps, func(step []Change) bool { return len(step) == 0 })
 	return plan
+}
+
+// isObsolete says whether a policy is ours and no longer wanted. Ours by the reference alone: who copies one of our
+// policies with its labels keeps the copy.
+func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, have *networkingv1.NetworkPolicy) bool {
+	return metav1.IsControlledBy(have, app) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil
 }
 
 // bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
