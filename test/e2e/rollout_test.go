@@ -152,39 +152,39 @@ func (c *clients) goOn() {
 	}
 }
 
+// connect is one client.
 func (c *clients) connect(ctx context.Context, cell rig.Cell, declared bool) {
 	ticker := time.NewTicker(pause)
 	defer ticker.Stop()
-	kind := 0
-	if declared {
-		kind = 1
-	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
 		}
-		isolated, phase := c.isolated.Load(), c.phase.Load()
-		if !declared && !isolated {
-			continue
+		if declared || c.isolated.Load() {
+			c.attempt(ctx, cell, declared)
 		}
-		passed, err := c.run.Connect(ctx, cell)
-		if ctx.Err() != nil {
-			return
-		}
-		c.attempts[kind].Add(1)
-		select {
-		case c.tried <- struct{}{}:
-		default:
-		}
-		if err != nil {
-			c.t.Errorf("%s: %v", phase, err)
-			return
-		}
-		if passed != declared && c.wrong[kind].Add(1) <= 10 {
-			c.t.Errorf("%s: the connection from %s to %s on %s passed: %v, declared: %v", phase, cell.From, cell.To, cell.Port, passed, declared)
-		}
+	}
+}
+
+func (c *clients) attempt(ctx context.Context, cell rig.Cell, declared bool) {
+	phase := c.phase.Load()
+	passed, err := c.run.Connect(ctx, cell)
+	if ctx.Err() != nil {
+		return
+	}
+	kind := 0
+	if declared {
+		kind = 1
+	}
+	c.attempts[kind].Add(1)
+	select {
+	case c.tried <- struct{}{}:
+	default:
+	}
+	if (err != nil || passed != declared) && c.wrong[kind].Add(1) <= 10 {
+		c.t.Errorf("%s: the connection from %s to %s on %s passed: %v, declared: %v, %v", phase, cell.From, cell.To, cell.Port, passed, declared, err)
 	}
 }
 

@@ -229,11 +229,12 @@ func Diff(got, want Table) (text string, same bool) {
 
 // describe says what is open from one host to another.
 func describe(cells []Cell, got, want Table) string {
+	if !slices.ContainsFunc(cells, func(c Cell) bool { return !got[c] || !want[c] }) {
+		return "all"
+	}
 	var texts []string
-	all := true
 	for i, cell := range cells {
 		mark := mark(got[cell], want[cell])
-		all = all && got[cell] && mark == ""
 		other := slices.IndexFunc(cells, func(c Cell) bool { return c.Port == cell.Port && c.V6 != cell.V6 })
 		alike := other < 0 || (got[cell] == got[cells[other]] && want[cell] == want[cells[other]])
 		switch {
@@ -244,13 +245,7 @@ func describe(cells []Cell, got, want Table) string {
 			texts = append(texts, mark+cell.Port.String())
 		}
 	}
-	switch {
-	case all:
-		return "all"
-	case len(texts) == 0:
-		return "·"
-	}
-	return strings.Join(texts, ",")
+	return cmp.Or(strings.Join(texts, ","), "·")
 }
 
 func mark(got, want bool) string {
