@@ -55,7 +55,9 @@ func TestScenarios(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%s\n%v", scenario.About, err)
 				}
-				t.Logf("%s\n%s", step.Name, table)
+				if testing.Verbose() { // else a failure would show all tables before its own
+					t.Logf("%s\n%s", step.Name, table)
+				}
 			}
 		})
 	}

@@ -175,7 +175,7 @@ func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 		}
 		var same bool
 		if table, same = Diff(got, want); !same {
-			return errors.New("packets pass otherwise than expected (! is open and should not be, ? the other way round):\n" + table)
+			return errors.New("packets pass otherwise than expected (! is open and should not be, ? the other way round):\n" + strings.TrimSpace(table))
 		}
 		return nil
 	})
