@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
@@ -169,10 +170,19 @@ func drawPeer(t *rapid.T, self types.NamespacedName, ports bool) v1alpha1.Peer {
 	labels := func(key, value string) *v1alpha1.LabelSelector {
 		return &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{key: v1alpha1.LabelValue(value)}}
 	}
-	pods := pick(t, "pods", []*v1alpha1.LabelSelector{nil, nil, labels("tier", "a"), labels("app", "shop")})
+	expression := func(key string, operator metav1.LabelSelectorOperator, values ...v1alpha1.LabelValue) *v1alpha1.LabelSelector {
+		return &v1alpha1.LabelSelector{MatchExpressions: []v1alpha1.LabelSelectorRequirement{{Key: key, Operator: operator, Values: values}}}
+	}
+	pods := pick(t, "pods", []*v1alpha1.LabelSelector{
+		nil, nil, nil, labels("tier", "a"), labels("app", "shop"), labels("canary", ""),
+		expression("tier", "In", "a", "b"), expression("app", "NotIn", "shop"), expression("tier", "Exists"), expression("app", "DoesNotExist"),
+	})
+	namespaces := pick(t, "namespaces", []*v1alpha1.LabelSelector{
+		labels("team", "retail"), labels("team", "money"), expression("team", "NotIn", "money"), expression("team", "Exists"), expression("team", "DoesNotExist"),
+	})
 	kinds := []v1alpha1.Peer{
 		{Namespace: v1alpha1.NamespaceName(pick(t, "namespace", []string{"shop", "finance", "edge", "gone"})), PodSelector: pods},
-		{NamespaceSelector: labels("team", pick(t, "team", []string{"retail", "money"})), PodSelector: pods},
+		{NamespaceSelector: namespaces, PodSelector: pods},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "203.0.113.0/24", Except: []string{"203.0.113.7/32", "203.0.113.128/25"}}},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "10.244.0.0/16"}},
 		{IPBlock: &v1alpha1.IPBlock{CIDR: "2001:DB8::/32", Except: []string{"2001:db8:7::/48"}}},

@@ -35,7 +35,7 @@ func OwnPods() []Endpoint {
 		{"tier": "d"},
 		{"tier": "a", "app": "shop"},
 		{"tier": "b", "app": "shop", "canary": "true"},
-		{"tier": "c", "app": "other"},
+		{"tier": "c", "app": "other", "canary": ""},
 		{"app": "shop"},
 		{"app": "stray"},
 		{},

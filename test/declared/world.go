@@ -85,9 +85,12 @@ func Key(app *v1alpha1.AppIsolation) types.NamespacedName {
 func (w World) String() string {
 	var out strings.Builder
 	for _, app := range w.Apps {
+		spec := app.Spec // its lists are required, and not null
+		spec.Tiers, spec.Flows = append([]v1alpha1.Tier{}, spec.Tiers...), append([]v1alpha1.Flow{}, spec.Flows...)
+		spec.Ingress, spec.Egress = append([]v1alpha1.Ingress{}, spec.Ingress...), append([]v1alpha1.Egress{}, spec.Egress...)
 		text, err := yaml.Marshal(map[string]any{
 			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "AppIsolation",
-			"metadata": map[string]string{"namespace": app.Namespace, "name": app.Name}, "spec": app.Spec,
+			"metadata": map[string]string{"namespace": app.Namespace, "name": app.Name}, "spec": spec,
 		})
 		fmt.Fprintf(&out, "---\n%s", text)
 		if err != nil {

@@ -13,12 +13,12 @@ import (
 
 // cyclonusEngine is the matcher of github.com/mattfenwick/cyclonus: a second opinion, by other authors.
 type cyclonusEngine struct {
-	world  declared.World
-	policy *matcher.Policy
+	namespaces map[string]map[string]string
+	policy     *matcher.Policy
 }
 
 func newCyclonus(s declared.Sample, policies []networkingv1.NetworkPolicy) engine {
-	return cyclonusEngine{s.World, matcher.BuildNetworkPolicies(false, spelledOut(policies))}
+	return cyclonusEngine{s.Namespaces, matcher.BuildNetworkPolicies(false, spelledOut(policies))}
 }
 
 func (e cyclonusEngine) Allowed(from, to declared.Endpoint, c declared.Connection) (bool, error) {
@@ -37,7 +37,7 @@ func (e cyclonusEngine) peer(end declared.Endpoint) *matcher.TrafficPeer {
 	peer := &matcher.TrafficPeer{IP: end.Address.String()}
 	if end.Namespace != "" {
 		peer.Internal = &matcher.InternalPeer{
-			PodLabels: end.Labels, NamespaceLabels: e.world.LabelsOf(end.Namespace), Namespace: end.Namespace,
+			PodLabels: end.Labels, NamespaceLabels: e.namespaces[end.Namespace], Namespace: end.Namespace,
 		}
 	}
 	return peer

@@ -18,8 +18,10 @@ func TestWhereTheEnginesDiffer(t *testing.T) {
 	client := declared.Endpoint{Namespace: "here", Address: netip.MustParseAddr("10.244.0.1")}
 	server := declared.Endpoint{Namespace: "here", Address: netip.MustParseAddr("10.244.0.2")}
 	connection := declared.Connection{Protocol: "TCP", Port: 80}
-	world := declared.World{Namespaces: map[string]map[string]string{"here": {}}}
-	sample := declared.Sample{World: world, Pods: []declared.Endpoint{client, server}}
+	sample := declared.Sample{
+		World: declared.World{Namespaces: map[string]map[string]string{"here": {}}},
+		Pods:  []declared.Endpoint{client, server},
+	}
 	for _, row := range []struct {
 		name, spec string
 		allowed    bool
@@ -54,7 +56,7 @@ func TestWhereTheEnginesDiffer(t *testing.T) {
 			g.Expect(err).NotTo(HaveOccurred())
 			sig, err := newSIG(sample, policies)
 			g.Expect(err).NotTo(HaveOccurred())
-			asIs := cyclonusEngine{world, matcher.BuildNetworkPolicies(false, []*networkingv1.NetworkPolicy{&policies[0]})}
+			asIs := cyclonusEngine{sample.Namespaces, matcher.BuildNetworkPolicies(false, []*networkingv1.NetworkPolicy{&policies[0]})}
 			g.Expect(sig.Allowed(client, server, connection)).To(Equal(row.allowed))
 			g.Expect(asIs.Allowed(client, server, connection)).To(Equal(!row.allowed))
 			g.Expect(newCyclonus(sample, policies).Allowed(client, server, connection)).To(Equal(row.allowed))
