@@ -48,7 +48,12 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		return int(sum(scrape(Default, "http://"+metrics+"/metrics")["controller_runtime_reconcile_total"], nil))
 	}
 
-	BeforeAll(start)
+	BeforeAll(func() {
+		start()
+		var left v1alpha1.AppIsolationList // by other specs; some of them no operator has seen yet
+		Expect(k8s.List(ctx, &left)).To(Succeed())
+		settled(len(left.Items))
+	})
 	AfterAll(func() { o.stop() })
 
 	It("are one create a policy and one status write for a new application, beside the events", func() {
