@@ -685,7 +685,11 @@ func transitions(app *v1alpha1.AppIsolation, name string) func() []string {
 	go func() {
 		defer close(ended)
 		for event := range stream.ResultChan() {
-			if found := meta.FindStatusCondition(event.Object.(*v1alpha1.AppIsolation).Status.Conditions, name); found != nil {
+			app, ok := event.Object.(*v1alpha1.AppIsolation)
+			if !ok {
+				continue // a stream that is stopped may end with an error
+			}
+			if found := meta.FindStatusCondition(app.Status.Conditions, name); found != nil {
 				seen = append(seen, string(found.Status))
 			}
 		}
