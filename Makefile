@@ -31,7 +31,7 @@ test: controlplane ## Run all tests
 .PHONY: e2e
 e2e: controlplane ## Run the tests with real packets (as root)
 	@if [[ $$(id -u) != 0 ]]; then \
-		echo 'SKIPPED: the tests with real packets make network namespaces, which takes root: run "sudo make e2e"'; \
+		echo 'SKIPPED: the tests with real packets make network namespaces, which takes root: run "sudo make e2e", or see docs/testing.md'; \
 		[[ $${CI:-} != true ]]; exit; \
 	fi; \
 	command -v iptables ip6tables >/dev/null || (apt-get update && apt-get install -y iptables); \
