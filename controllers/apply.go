@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -37,33 +36,25 @@ func (r *Reconciler) apply(ctx context.Context, o *outcome) {
 // applyStep tries every change of a step: one that fails keeps none of the others from being written.
 func (r *Reconciler) applyStep(ctx context.Context, step []isolation.Change, o *outcome) {
 	var group errgroup.Group
-	var mutex sync.Mutex
 	group.SetLimit(writers)
-	// Errors and writes are gathered in the step's order, not in that of their coming: a message that differs by chance
-	// would be a status write each time.
-	errs, done := make([]error, len(step)), make([]bool, len(step))
+	errs := make([]error, len(step))
 	for i, change := range step {
 		group.Go(func() error {
-			err := r.write(ctx, change)
-			switch {
-			case err == nil:
-				done[i] = true
-			case isGone(change, err):
-			case isOutdated(change, err):
-				mutex.Lock()
-				defer mutex.Unlock()
-				o.outdated = true
-			default:
-				errs[i] = fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err)
-			}
+			errs[i] = r.write(ctx, change)
 			return nil
 		})
 	}
-	_ = group.Wait() // errors are gathered above
-	o.err = errors.Join(append([]error{o.err}, errs...)...)
+	_ = group.Wait() // every change has its own error
+	// In the step's order, not in that of their coming: a message that differs by chance would be a status write each time.
 	for i, change := range step {
-		if done[i] {
+		switch err := errs[i]; {
+		case err == nil:
 			o.written = append(o.written, change)
+		case isGone(change, err):
+		case isOutdated(change, err):
+			o.outdated = true
+		default:
+			o.err = errors.Join(o.err, fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err))
 		}
 	}
 }

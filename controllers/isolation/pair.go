@@ -30,21 +30,23 @@ func (r *resolver) checkPair(e entry, peer *v1alpha1.Peer, tiers []*v1alpha1.Tie
 	}
 	for _, own := range tiers {
 		us := subject{namespace: r.app.Namespace, app: r.app.Name, tier: own, namespaceLabels: r.facts.Namespaces[r.app.Namespace]}
-		var missing []Port
-		var hint string
 		if e.direction == v1alpha1.DirectionEgress {
-			missing = uncovered(declaredPorts(tier, peer.App.Ports), acceptedPorts(spec, key.Namespace, tier, us))
-			hint = fmt.Sprintf("has no ingress from %s/%s tier %s on %s: its team has to add from: [{app: {namespace: %s, name: %s, tier: %s}}] to: [%s]",
-				r.app.Namespace, r.app.Name, own.Name, portList(missing), r.app.Namespace, r.app.Name, own.Name, peer.App.Tier)
-		} else {
-			missing = uncovered(declaredPorts(own, ports), openedPorts(spec, key.Namespace, tier, us))
-			hint = fmt.Sprintf("has no egress to %s/%s tier %s on %s: its team has to add from: [%s] to: [{app: {namespace: %s, name: %s, tier: %s}}]",
-				r.app.Namespace, r.app.Name, own.Name, portList(missing), peer.App.Tier, r.app.Namespace, r.app.Name, own.Name)
+			if missing := uncovered(declaredPorts(tier, peer.App.Ports), acceptedPorts(spec, key.Namespace, tier, us)); len(missing) > 0 {
+				r.unpaired(e, "%s tier %s has no ingress from %s/%s tier %s on %s: its team has to add from: [{app: {namespace: %s, name: %s, tier: %s}}] to: [%s]",
+					key, tier.Name, us.namespace, us.app, own.Name, portList(missing), us.namespace, us.app, own.Name, tier.Name)
+			}
+			continue
 		}
-		if len(missing) > 0 {
-			r.report(e, v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, "%s tier %s %s", key, peer.App.Tier, hint)
+		if missing := uncovered(declaredPorts(own, ports), openedPorts(spec, key.Namespace, tier, us)); len(missing) > 0 {
+			r.unpaired(e, "%s tier %s has no egress to %s/%s tier %s on %s: its team has to add from: [%s] to: [{app: {namespace: %s, name: %s, tier: %s}}]",
+				key, tier.Name, us.namespace, us.app, own.Name, portList(missing), tier.Name, us.namespace, us.app, own.Name)
 		}
 	}
+}
+
+// unpaired reports that the other application's half of the entry is missing.
+func (r *resolver) unpaired(e entry, format string, args ...any) {
+	r.report(e, v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, format, args...)
 }
 
 // acceptedPorts are the ports on which a tier of another application lets us in.
@@ -52,9 +54,7 @@ func acceptedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1al
 	var ports []Port
 	for i := range spec.Ingress {
 		in := &spec.Ingress[i]
-		names := slices.ContainsFunc(in.To, func(ref v1alpha1.TierRef) bool {
-			return ref == v1alpha1.EveryTier || v1alpha1.TierName(ref) == tier.Name
-		})
+		names := slices.ContainsFunc(in.To, func(ref v1alpha1.TierRef) bool { return means(ref, tier.Name) })
 		if names && slices.ContainsFunc(in.From, func(peer v1alpha1.Peer) bool { return us.in(peer, namespace) }) {
 			ports = append(ports, declaredPorts(tier, in.Ports)...)
 		}
@@ -68,9 +68,7 @@ func openedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1alph
 	var ports []Port
 	for i := range spec.Egress {
 		out := &spec.Egress[i]
-		if !slices.ContainsFunc(out.From, func(ref v1alpha1.TierRef) bool {
-			return ref == v1alpha1.EveryTier || v1alpha1.TierName(ref) == tier.Name
-		}) {
+		if !slices.ContainsFunc(out.From, func(ref v1alpha1.TierRef) bool { return means(ref, tier.Name) }) {
 			continue
 		}
 		for _, peer := range out.To {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -84,18 +85,11 @@ type entry struct {
 }
 
 func (e entry) String() string {
-	if e.direction == v1alpha1.DirectionIngress {
-		return fmt.Sprintf("ingress %q", e.name)
-	}
-	return fmt.Sprintf("egress %q", e.name)
+	return fmt.Sprintf("%s %q", strings.ToLower(string(e.direction)), e.name)
 }
 
-func (e entry) line() string {
-	if e.direction == v1alpha1.DirectionIngress {
-		return "ingress " + string(e.name)
-	}
-	return "egress " + string(e.name)
-}
+// line is what the rules' annotation calls it.
+func (e entry) line() string { return strings.ToLower(string(e.direction)) + " " + string(e.name) }
 
 func (r *resolver) report(e entry, condition, reason, format string, args ...any) {
 	r.problems = append(r.problems, Problem{
@@ -410,11 +404,16 @@ func tierExists(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) bool {
 	return ref == v1alpha1.EveryTier || tierNamed(spec, v1alpha1.TierName(ref)) != nil
 }
 
+// means says whether a reference means this tier.
+func means(ref v1alpha1.TierRef, name v1alpha1.TierName) bool {
+	return ref == v1alpha1.EveryTier || v1alpha1.TierName(ref) == name
+}
+
 // sources are the tiers that a reference means where connections come from.
 func sources(spec *v1alpha1.AppIsolationSpec, ref v1alpha1.TierRef) []*v1alpha1.Tier {
 	var found []*v1alpha1.Tier
 	for i := range spec.Tiers {
-		if ref == v1alpha1.EveryTier || spec.Tiers[i].Name == v1alpha1.TierName(ref) {
+		if means(ref, spec.Tiers[i].Name) {
 			found = append(found, &spec.Tiers[i])
 		}
 	}
