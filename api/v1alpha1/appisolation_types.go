@@ -17,7 +17,11 @@ import (
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or not"
 // +kubebuilder:printcolumn:name="Resolved",type=string,JSONPath=`.status.conditions[?(@.type=="ResolvedRefs")].status`,description="Does everything that it refers to exist?"
 // +kubebuilder:printcolumn:name="Paired",type=string,JSONPath=`.status.conditions[?(@.type=="Paired")].status`,description="Do the applications that it names declare their half?"
+// +kubebuilder:printcolumn:name="Covered",type=string,JSONPath=`.status.conditions[?(@.type=="Covered")].status`,description="Does every tier select pods, and no two the same?"
+// +kubebuilder:printcolumn:name="Exclusive",type=string,JSONPath=`.status.conditions[?(@.type=="Exclusive")].status`,description="Does nobody else's policy open more than is declared?"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Profile",type=string,priority=1,JSONPath=`.status.profile`,description="The IsolationProfile that governs it"
+// +kubebuilder:printcolumn:name="Enforced",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Enforced")].status`,description="Does the network enforce NetworkPolicies?"
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`,description="What to do next"
 type AppIsolation struct {
 	metav1.TypeMeta `json:",inline"`
@@ -71,6 +75,12 @@ type AppIsolationSpec struct {
 	// +optional
 	Scope Scope `json:"scope,omitempty"`
 
+	// deletionPolicy is Delete or Orphan; omitted means Delete. Orphan leaves the policies in force when this object is
+	// deleted: they have no owner reference, so nothing collects them, and an AppIsolation of the same name takes them
+	// over. It holds from the moment that status has observed it. A namespace's deletion takes them along.
+	// +optional
+	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
+
 	// tiers are the groups of pods that the application consists of; [] means none. At most 32.
 	// +required
 	// +listType=atomic
@@ -122,6 +132,17 @@ const (
 	ScopeTiers Scope = "Tiers"
 	// ScopeNamespace also denies everything to all other pods of the namespace.
 	ScopeNamespace Scope = "Namespace"
+)
+
+// DeletionPolicy says what becomes of the policies when the AppIsolation is deleted.
+// +kubebuilder:validation:Enum=Delete;Orphan
+type DeletionPolicy string
+
+const (
+	// DeletionPolicyDelete deletes the policies too. It is what an empty deletionPolicy means.
+	DeletionPolicyDelete DeletionPolicy = "Delete"
+	// DeletionPolicyOrphan leaves the policies in force.
+	DeletionPolicyOrphan DeletionPolicy = "Orphan"
 )
 
 // DNS says whether a tier may ask the cluster's name servers.
@@ -478,8 +499,13 @@ type AppIsolationStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// conditions are Accepted, ResolvedRefs, Programmed, Paired and Ready, and for kstatus Reconciling and Stalled while
-	// they apply.
+	// profile is the name of the IsolationProfile that governs the application; empty means what is built in.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Profile string `json:"profile,omitempty"`
+
+	// conditions are Accepted, ResolvedRefs, Programmed, Paired, Covered, Exclusive, Enforced and Ready, and for kstatus
+	// Reconciling and Stalled while they apply.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -492,6 +518,11 @@ type AppIsolationStatus struct {
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=32
 	Tiers []TierStatus `json:"tiers,omitempty"`
+
+	// unisolatedPods says, under scope Tiers, whether the namespace has pods that no NetworkPolicy selects: None or Some.
+	// They are not counted further, so that status does not change whenever a pod comes or goes.
+	// +optional
+	UnisolatedPods Amount `json:"unisolatedPods,omitempty"`
 
 	// flows are the ingress and egress entries that are not plainly open: what is missing, entry by entry. The first 64.
 	// +optional
@@ -516,7 +547,22 @@ type TierStatus struct {
 	// +required
 	// +kubebuilder:validation:MaxLength=253
 	Policy string `json:"policy"`
+
+	// populated says whether the tier selects any pod. There is no count: a rolling update changes nothing here.
+	// +required
+	Populated bool `json:"populated"`
 }
+
+// Amount is as much as is said of a number that changes all the time.
+// +kubebuilder:validation:Enum=None;Some
+type Amount string
+
+const (
+	// AmountNone is zero.
+	AmountNone Amount = "None"
+	// AmountSome is one or more.
+	AmountSome Amount = "Some"
+)
 
 // Direction tells ingress entries from egress entries.
 // +kubebuilder:validation:Enum=Ingress;Egress

@@ -11,6 +11,12 @@ const (
 	ConditionProgrammed = "Programmed"
 	// ConditionPaired says whether the applications that this one names declare their half.
 	ConditionPaired = "Paired"
+	// ConditionCovered says whether every tier selects pods, no two the same, on the ports that Services lead to.
+	ConditionCovered = "Covered"
+	// ConditionExclusive says whether nobody else's policy opens to the application's pods what it does not declare.
+	ConditionExclusive = "Exclusive"
+	// ConditionEnforced says whether the network enforces NetworkPolicies at all; absent if that is not tried.
+	ConditionEnforced = "Enforced"
 	// ConditionReady sums up Accepted and Programmed.
 	ConditionReady = "Ready"
 	// ConditionReconciling is kstatus' sign that work goes on; absent otherwise.
@@ -27,6 +33,15 @@ const (
 	ReasonInvalid = "Invalid"
 	// ReasonScopeConflict means that an older application of the namespace already has scope: Namespace.
 	ReasonScopeConflict = "ScopeConflict"
+	// ReasonProfileNotFound means that the namespace names an IsolationProfile that does not exist. The last good
+	// policies stay in force.
+	ReasonProfileNotFound = "ProfileNotFound"
+	// ReasonProfileInvalid means that the namespace's IsolationProfile is wrong: its own status says where. The last
+	// good policies stay in force.
+	ReasonProfileInvalid = "ProfileInvalid"
+	// ReasonForbiddenByProfile means that the namespace's IsolationProfile does not allow something that is declared.
+	// The last good policies stay in force.
+	ReasonForbiddenByProfile = "ForbiddenByProfile"
 )
 
 // Reasons of ResolvedRefs.
@@ -71,6 +86,40 @@ const (
 	ReasonPaired = "Paired"
 	// ReasonPeerMissing means that a peer application does not declare its half of an entry.
 	ReasonPeerMissing = "PeerMissing"
+)
+
+// Reasons of Covered.
+const (
+	// ReasonCovered means that there is nothing to warn of.
+	ReasonCovered = "Covered"
+	// ReasonTierEmpty means that a tier selects no pod.
+	ReasonTierEmpty = "TierEmpty"
+	// ReasonTierOverlap means that a pod is in two tiers, of this application or of two: it may do what either may.
+	ReasonTierOverlap = "TierOverlap"
+	// ReasonPortMismatch means that a Service leads to a port that the tier behind it does not declare, or that a
+	// Service's port is declared where the pod's belongs.
+	ReasonPortMismatch = "PortMismatch"
+)
+
+// Reasons of Exclusive.
+const (
+	// ReasonExclusive means that nobody else's policy selects the application's pods.
+	ReasonExclusive = "Exclusive"
+	// ReasonNothingOpened means that others' policies select the application's pods and open nothing that it does not
+	// declare.
+	ReasonNothingOpened = "NothingOpened"
+	// ReasonForeignPolicy means that somebody else's policy opens what the application does not declare.
+	ReasonForeignPolicy = "ForeignPolicy"
+)
+
+// Reasons of Enforced.
+const (
+	// ReasonEnforced means that of two ports that differ only in that a NetworkPolicy forbids one, that one is closed.
+	ReasonEnforced = "Enforced"
+	// ReasonNetworkIgnoresPolicies means that a port which a NetworkPolicy forbids is open.
+	ReasonNetworkIgnoresPolicies = "NetworkIgnoresPolicies"
+	// ReasonNotTried means that it could not be tried; the message says why.
+	ReasonNotTried = "NotTried"
 )
 
 // Reasons of Ready and Reconciling that no other condition has.

@@ -19,6 +19,22 @@ func (s *AppIsolationSpec) EffectiveScope() Scope {
 	return s.Scope
 }
 
+// EffectiveDeletionPolicy is the spec's deletionPolicy; empty means Delete.
+func (s *AppIsolationSpec) EffectiveDeletionPolicy() DeletionPolicy {
+	if s.DeletionPolicy == "" {
+		return DeletionPolicyDelete
+	}
+	return s.DeletionPolicy
+}
+
+// EffectiveBaseline is the spec's baseline; empty means None.
+func (s *IsolationProfileSpec) EffectiveBaseline() Baseline {
+	if s.Baseline == "" {
+		return BaselineNone
+	}
+	return s.Baseline
+}
+
 // DNSEnabled says whether the tier may ask the cluster's name servers; an empty dns means that it may.
 func (t *Tier) DNSEnabled() bool { return t.DNS != DNSDisabled }
 

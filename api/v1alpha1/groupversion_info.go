@@ -16,7 +16,7 @@ var GroupVersion = schema.GroupVersion{Group: "appisolation.io", Version: "v1alp
 
 // AddToScheme adds this package's types to a scheme.
 func AddToScheme(scheme *runtime.Scheme) error {
-	scheme.AddKnownTypes(GroupVersion, &AppIsolation{}, &AppIsolationList{})
+	scheme.AddKnownTypes(GroupVersion, &AppIsolation{}, &AppIsolationList{}, &IsolationProfile{}, &IsolationProfileList{})
 	metav1.AddToGroupVersion(scheme, GroupVersion)
 	return nil
 }
