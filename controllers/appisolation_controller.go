@@ -22,6 +22,8 @@ import (
 // Reconciler keeps the policies and the status of every AppIsolation true.
 type Reconciler struct {
 	client.Client
+	// Live reads from the API server itself.
+	Live     client.Reader
 	Recorder events.EventRecorder
 
 	// settled remembers, by application, a digest of what was in force when everything was last as desired: a policy
@@ -33,6 +35,7 @@ type Reconciler struct {
 
 // +kubebuilder:rbac:groups=appisolation.io,resources=appisolations,verbs=get;list;watch
 // +kubebuilder:rbac:groups=appisolation.io,resources=appisolations/status,verbs=update
+// +kubebuilder:rbac:groups=appisolation.io,resources=isolationprofiles,verbs=get;list;watch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;update;delete
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
@@ -68,13 +71,9 @@ type outcome struct {
 	model    isolation.Model
 	problems []isolation.Problem
 	plan     isolation.Plan
-	// written are the changes of the plan that the API server took.
-	written []isolation.Change
+	writes
 	// drift means that what was written undoes somebody else's edit.
 	drift bool
-	// outdated means that the API server knows something newer than our cache; its event is on its way.
-	outdated bool
-	err      error
 }
 
 // accepted says whether the declaration has a model.
@@ -96,7 +95,7 @@ func (o outcome) first(condition string) *isolation.Problem {
 func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) outcome {
 	facts, err := r.facts(ctx, app)
 	if err != nil {
-		return outcome{err: err}
+		return outcome{writes: writes{err: err}}
 	}
 	o := outcome{resolved: true}
 	o.model, o.problems = isolation.Resolve(app, facts)
@@ -118,7 +117,7 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
 	}
-	r.apply(ctx, &o)
+	o.writes = apply(ctx, r.Client, o.plan)
 	o.drift = r.settle(app, desired, o)
 	return o
 }
@@ -143,14 +142,16 @@ func (r *Reconciler) existing(
 	}
 	// The list is for what is obsolete only, so it need not wait until all writes of all workers are in the cache. What
 	// it doesn't show yet will wake us.
-	var owned networkingv1.NetworkPolicyList
-	if err := r.List(ctx, &owned, client.InNamespace(app.Namespace), client.MatchingFields{ownerIndex: string(app.UID)},
-		client.DisableReadYourWritesConsistency); err != nil {
-		return nil, fmt.Errorf("list the NetworkPolicies of %s/%s: %w", app.Namespace, app.Name, err)
-	}
-	for i := range owned.Items {
-		if !wanted[owned.Items[i].Name] {
-			found = append(found, &owned.Items[i])
+	for _, owner := range []string{string(app.UID), orphanOwner(isolation.AppLabel(app.Name))} {
+		var owned networkingv1.NetworkPolicyList
+		if err := r.List(ctx, &owned, client.InNamespace(app.Namespace), client.MatchingFields{ownerIndex: owner},
+			client.DisableReadYourWritesConsistency); err != nil {
+			return nil, fmt.Errorf("list the NetworkPolicies of %s/%s: %w", app.Namespace, app.Name, err)
+		}
+		for i := range owned.Items {
+			if !wanted[owned.Items[i].Name] {
+				found = append(found, &owned.Items[i])
+			}
 		}
 	}
 	return found, nil

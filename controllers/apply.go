@@ -23,24 +23,35 @@ import (
 // writers write policies of one application at the same time.
 const writers = 4
 
-// apply carries out the plan, step by step, and stops before the next step where one is not done whole.
-func (r *Reconciler) apply(ctx context.Context, o *outcome) {
-	for _, step := range o.plan.Steps {
-		r.applyStep(ctx, step, o)
-		if o.err != nil || o.outdated {
-			return
+// writes are what came of carrying out a plan.
+type writes struct {
+	// written are the changes that the API server took.
+	written []isolation.Change
+	// outdated means that the API server knows something newer than our cache; its event is on its way.
+	outdated bool
+	err      error
+}
+
+// apply carries out a plan, step by step, and stops before the next step where one is not done whole.
+func apply(ctx context.Context, c client.Client, plan isolation.Plan) writes {
+	var done writes
+	for _, step := range plan.Steps {
+		applyStep(ctx, c, step, &done)
+		if done.err != nil || done.outdated {
+			break
 		}
 	}
+	return done
 }
 
 // applyStep tries every change of a step: one that fails keeps none of the others from being written.
-func (r *Reconciler) applyStep(ctx context.Context, step []isolation.Change, o *outcome) {
+func applyStep(ctx context.Context, c client.Client, step []isolation.Change, done *writes) {
 	var group errgroup.Group
 	group.SetLimit(writers)
 	errs := make([]error, len(step))
 	for i, change := range step {
 		group.Go(func() error {
-			errs[i] = r.write(ctx, change)
+			errs[i] = write(ctx, c, change)
 			return nil
 		})
 	}
@@ -49,31 +60,31 @@ func (r *Reconciler) applyStep(ctx context.Context, step []isolation.Change, o *
 	for i, change := range step {
 		switch err := errs[i]; {
 		case err == nil:
-			o.written = append(o.written, change)
+			done.written = append(done.written, change)
 		case isGone(change, err):
 		case isOutdated(change, err):
-			o.outdated = true
+			done.outdated = true
 		default:
-			o.err = errors.Join(o.err, fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err))
+			done.err = errors.Join(done.err, fmt.Errorf("%s NetworkPolicy %s/%s: %w", change.Operation, change.Policy.Namespace, change.Policy.Name, err))
 		}
 	}
 }
 
-func (r *Reconciler) write(ctx context.Context, change isolation.Change) error {
+func write(ctx context.Context, c client.Client, change isolation.Change) error {
 	policy := change.Policy.DeepCopy()
 	var err error
 	switch change.Operation {
 	case v1alpha1.OperationCreate:
-		err = r.Create(ctx, policy)
+		err = c.Create(ctx, policy)
 	case v1alpha1.OperationUpdate:
-		err = r.Update(ctx, policy)
+		err = c.Update(ctx, policy)
 	case v1alpha1.OperationDelete:
 		// Only the object that we looked at: one made since under the same name may be somebody else's.
-		err = r.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion})
+		err = c.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion})
 	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
-		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", policy.Name)
+		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", client.ObjectKeyFromObject(policy))
 	}
 	return err
 }
@@ -99,7 +110,7 @@ func isGone(change isolation.Change, err error) bool {
 // restores what already was.
 func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o outcome) (drift bool) {
 	key := types.NamespacedName{Namespace: app.Namespace, Name: app.Name}
-	now := digest(app.UID, desired)
+	now := digest(app, desired)
 	before, known := r.settled.Load(key)
 	drift = len(o.written) > 0 && known && before == now
 	if o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0 {
@@ -110,9 +121,9 @@ func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.
 	return drift
 }
 
-func digest(uid types.UID, policies []*networkingv1.NetworkPolicy) [sha256.Size]byte {
+func digest(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy) [sha256.Size]byte {
 	hash := sha256.New()
-	hash.Write([]byte(uid))
+	fmt.Fprintln(hash, app.UID, app.Spec.EffectiveDeletionPolicy())
 	if err := json.NewEncoder(hash).Encode(policies); err != nil {
 		panic(err) // a NetworkPolicy always has a JSON form
 	}

@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -24,9 +25,11 @@ const apiServerService = "kubernetes"
 // references, so that its change wakes the application.
 func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Facts, error) {
 	facts := isolation.Facts{
-		Profile:    isolation.DefaultProfile(),
 		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
 		Namespaces: map[string]map[string]string{},
+	}
+	if err := r.addProfile(ctx, app.Namespace, &facts); err != nil {
+		return facts, err
 	}
 	for key := range namedApps(app) {
 		var peer v1alpha1.AppIsolation
@@ -37,9 +40,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		}
 	}
 	for name := range namedNamespaces(app) {
-		namespace := &metav1.PartialObjectMetadata{}
-		namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
-		if err := r.Get(ctx, types.NamespacedName{Name: name}, namespace); client.IgnoreNotFound(err) != nil {
+		if namespace, err := namespaceNamed(ctx, r, name); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read namespace %s: %w", name, err)
 		} else if err == nil {
 			facts.Namespaces[name] = namespace.Labels
@@ -55,6 +56,36 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		facts.ScopeHolder, err = r.scopeHolder(ctx, app)
 	}
 	return facts, err
+}
+
+// addProfile reads the labels of the application's own namespace, and the profile that they lead to. One who doesn't see
+// the namespace yet asks for it: without its label, the application would have a profile that may allow more.
+func (r *Reconciler) addProfile(ctx context.Context, own string, facts *isolation.Facts) error {
+	namespace, err := namespaceNamed(ctx, r, own)
+	if apierrors.IsNotFound(err) {
+		namespace, err = namespaceNamed(ctx, r.Live, own)
+	}
+	if client.IgnoreNotFound(err) != nil { // without a namespace there is nothing left to write either
+		return fmt.Errorf("read namespace %s: %w", own, err)
+	}
+	facts.Namespaces[own] = namespace.Labels
+	name, named := isolation.ProfileName(namespace.Labels)
+	var profile v1alpha1.IsolationProfile
+	switch err := r.Get(ctx, types.NamespacedName{Name: name}, &profile); {
+	case err == nil:
+		facts.Profile = &profile
+	case !apierrors.IsNotFound(err):
+		return fmt.Errorf("read IsolationProfile %s: %w", name, err)
+	case named:
+		facts.MissingProfile = name
+	}
+	return nil
+}
+
+func namespaceNamed(ctx context.Context, reader client.Reader, name string) (*metav1.PartialObjectMetadata, error) {
+	namespace := &metav1.PartialObjectMetadata{}
+	namespace.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	return namespace, reader.Get(ctx, types.NamespacedName{Name: name}, namespace)
 }
 
 // scopeHolder is the oldest application of the namespace with scope Namespace, if it is not this one. One that is in

@@ -78,8 +78,12 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 			return nil, fmt.Errorf("add the check %s: %w", check, err)
 		}
 	}
-	reconciler := &Reconciler{Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(name)}
+	reconciler := &Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name)}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return nil, err
+	}
+	profiles := &ProfileReconciler{Client: mgr.GetClient()}
+	if err := profiles.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
 	return mgr, nil

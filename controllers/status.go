@@ -28,16 +28,21 @@ func newStatus(app *v1alpha1.AppIsolation, o outcome) v1alpha1.AppIsolationStatu
 		Flows:              flowStatuses(o),
 		Preview:            preview(app, o),
 	}
-	for _, condition := range conditions(app, o) {
-		condition.ObservedGeneration = app.Generation
+	mergeConditions(&status.Conditions, app.Generation, conditions(app, o))
+	return status
+}
+
+// mergeConditions makes the new conditions those of a status; one without a status does not apply.
+func mergeConditions(all *[]metav1.Condition, generation int64, fresh []metav1.Condition) {
+	for _, condition := range fresh {
+		condition.ObservedGeneration = generation
 		condition.Message = truncate(condition.Message, maxMessage)
 		if condition.Status == "" {
-			meta.RemoveStatusCondition(&status.Conditions, condition.Type)
+			meta.RemoveStatusCondition(all, condition.Type)
 			continue
 		}
-		meta.SetStatusCondition(&status.Conditions, condition)
+		meta.SetStatusCondition(all, condition)
 	}
-	return status
 }
 
 // conditions are all conditions of an application; one without a status does not apply.
@@ -103,17 +108,24 @@ func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition
 		return failed(condition, v1alpha1.ReasonDryRun, strings.Join(append([]string{
 			fmt.Sprintf("mode is DryRun: nothing is written; changes that Enforce would make: %d, see status.preview", len(o.plan.Changes())),
 		}, conflictMessages(o.plan.Conflicts)...), "\n"))
-	case waitsForCollector(o.plan.Conflicts):
-		return unknown(condition, v1alpha1.ReasonCollecting, "the policies of the former AppIsolation of this name are about to be collected; then this one's are written")
 	case len(o.plan.Conflicts) > 0:
-		return failed(condition, v1alpha1.ReasonNameConflict, strings.Join(conflictMessages(o.plan.Conflicts), "\n")+
-			"\nuntil then nothing obsolete is deleted")
+		return conflictCondition(o.plan.Conflicts, "the policies of the former AppIsolation of this name are about to be collected; then this one's are written",
+			"until then nothing obsolete is deleted")
 	default:
 		return metav1.Condition{
 			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
 			Message: "the API server holds every policy as declared",
 		}
 	}
+}
+
+// conflictCondition is that of names that somebody else has: only the user can free them, unless the garbage collector
+// is about to.
+func conflictCondition(conflicts []isolation.Conflict, collecting string, more ...string) metav1.Condition {
+	if !slices.ContainsFunc(conflicts, func(c isolation.Conflict) bool { return !c.Former }) {
+		return unknown(v1alpha1.ConditionProgrammed, v1alpha1.ReasonCollecting, collecting)
+	}
+	return failed(v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict, strings.Join(append(conflictMessages(conflicts), more...), "\n"))
 }
 
 func conflictMessages(conflicts []isolation.Conflict) []string {
@@ -123,15 +135,9 @@ func conflictMessages(conflicts []isolation.Conflict) []string {
 		if conflict.Holder != "" {
 			owner = conflict.Holder
 		}
-		texts = append(texts, fmt.Sprintf("NetworkPolicy %s exists and belongs to %s: rename or delete it, or rename what it is for here", conflict.Policy, owner))
+		texts = append(texts, fmt.Sprintf("NetworkPolicy %s/%s exists and belongs to %s: rename or delete it, or rename what it is for here", conflict.Namespace, conflict.Policy, owner))
 	}
 	return texts
-}
-
-// waitsForCollector says whether all conflicts end by themselves.
-func waitsForCollector(conflicts []isolation.Conflict) bool {
-	others := slices.ContainsFunc(conflicts, func(c isolation.Conflict) bool { return !c.Former })
-	return len(conflicts) > 0 && !others
 }
 
 // readyCondition is False only if something is wrong: on the way to True, and while nothing is meant to be written, it

@@ -47,11 +47,11 @@ func TestConditions(t *testing.T) {
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Ready=Unknown Collecting, Reconciling=True Collecting",
 		},
 		"a failed write": {
-			outcome: outcome{resolved: true, err: errors.New("quota")},
+			outcome: outcome{resolved: true, writes: writes{err: errors.New("quota")}},
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False ApplyFailed, Paired=True Paired, Ready=False ApplyFailed, Reconciling=True Retrying",
 		},
 		"nothing could be read": {
-			outcome: outcome{err: errors.New("timeout")},
+			outcome: outcome{writes: writes{err: errors.New("timeout")}},
 			want:    "Accepted=Unknown Retrying, ResolvedRefs=Unknown Retrying, Programmed=False ApplyFailed, Paired=Unknown Retrying, Ready=Unknown Retrying, Reconciling=True Retrying",
 		},
 		"a dry run": {
@@ -93,7 +93,7 @@ func TestTiersOfAHalfDonePlan(t *testing.T) {
 	}
 	written := change(v1alpha1.OperationCreate, "shop-a")
 	status := newStatus(app, outcome{
-		resolved: true, err: errors.New("quota"), written: []isolation.Change{written},
+		resolved: true, writes: writes{err: errors.New("quota"), written: []isolation.Change{written}},
 		model: isolation.Model{Tiers: []isolation.Tier{{Name: "a"}, {Name: "b"}, {Name: "c"}, {Name: "d"}}},
 		plan: isolation.Plan{
 			Steps:     [][]isolation.Change{{written, change(v1alpha1.OperationCreate, "shop-b")}, {change(v1alpha1.OperationUpdate, "shop-c")}},

@@ -1,9 +1,11 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -56,6 +58,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		For(&v1alpha1.AppIsolation{}, notOurStatus).
 		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
+		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.concernedByProfile), changed).
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), relabelled).
 		Watches(&discoveryv1.EndpointSlice{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer), changed).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
@@ -99,16 +102,23 @@ func references(object client.Object) []string {
 	return keys
 }
 
-// owner is the UID of the application that a policy belongs to, by the same two proofs as isolation.Owns.
+// owner is who a policy belongs to, by the same proofs as isolation.Owns: the UID of its application or profile, or, of
+// one that stays when its application goes, the application's name.
 func owner(object client.Object) []string {
 	if controller := metav1.GetControllerOf(object); controller != nil {
 		return []string{string(controller.UID)}
 	}
-	if uid := object.GetLabels()[isolation.LabelUID]; uid != "" {
+	if app := isolation.OrphanOf(object); app != "" {
+		return []string{orphanOwner(app)}
+	}
+	labels := object.GetLabels()
+	if uid := cmp.Or(labels[isolation.LabelUID], labels[isolation.LabelProfileUID]); uid != "" {
 		return []string{uid}
 	}
 	return nil
 }
+
+func orphanOwner(appLabel string) string { return "orphan/" + appLabel }
 
 // allPeers are the peers of all ingress and egress entries.
 func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
@@ -141,16 +151,15 @@ func namedApps(app *v1alpha1.AppIsolation) map[types.NamespacedName]bool {
 	return named
 }
 
-// namedNamespaces are the namespaces that an application names as peers. Its own is one too if it names applications:
-// they may have consented to its namespace's labels.
+// namedNamespaces are the namespaces that an application names as peers, and its own.
 func namedNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
-	named := map[string]bool{}
+	named := map[string]bool{app.Namespace: true}
 	for peer := range allPeers(app) {
 		if peer.Namespace != "" {
 			named[string(peer.Namespace)] = true
 		}
 		if peer.App != nil {
-			named[app.Namespace] = true
+			named[isolation.AppKey(peer.App, app.Namespace).Namespace] = true
 		}
 	}
 	return named
@@ -184,6 +193,34 @@ func (r *Reconciler) concernedByPolicy(ctx context.Context, policy client.Object
 		requests = append(requests, reconcile.Request{NamespacedName: key})
 	}
 	return requests
+}
+
+// concernedByProfile are the applications of all namespaces that have the profile.
+func (r *Reconciler) concernedByProfile(ctx context.Context, profile client.Object) []reconcile.Request {
+	var requests []reconcile.Request
+	for _, namespace := range namespacesWith(ctx, r, profile.GetName()) {
+		var apps v1alpha1.AppIsolationList
+		if err := r.List(ctx, &apps, client.InNamespace(namespace.Name), client.DisableReadYourWritesConsistency); err != nil {
+			log.FromContext(ctx).Error(err, "look up the applications that a profile concerns", "namespace", namespace.Name)
+		}
+		for i := range apps.Items {
+			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&apps.Items[i])})
+		}
+	}
+	return requests
+}
+
+// namespacesWith are the namespaces that have a profile, whether they name it or have it for want of a label.
+func namespacesWith(ctx context.Context, reader client.Reader, profile string) []metav1.PartialObjectMetadata {
+	namespaces := &metav1.PartialObjectMetadataList{}
+	namespaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
+	if err := reader.List(ctx, namespaces, client.UnsafeDisableDeepCopy); err != nil {
+		log.FromContext(ctx).Error(err, "look up the namespaces that have a profile", "profile", profile)
+	}
+	return slices.DeleteFunc(namespaces.Items, func(n metav1.PartialObjectMetadata) bool {
+		name, _ := isolation.ProfileName(n.Labels)
+		return name != profile
+	})
 }
 
 func (r *Reconciler) concernedByNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

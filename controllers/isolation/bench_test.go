@@ -53,7 +53,7 @@ func BenchmarkTranslateLargest(b *testing.B) {
 }
 
 func translate(b *testing.B, app *v1alpha1.AppIsolation) {
-	model, problems := Resolve(app, Facts{Profile: DefaultProfile()})
+	model, problems := Resolve(app, Facts{})
 	if len(problems) > 0 || len(model.NetworkPolicies()) != len(app.Spec.Tiers) {
 		b.Fatal(problems)
 	}

@@ -6,7 +6,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -14,8 +13,10 @@ import (
 // Facts is what Resolve must know beside the declaration itself. It is plain data: on a cluster the reconciler reads
 // it, offline it comes from files.
 type Facts struct {
-	// Profile says where the cluster's DNS is and what its entities are.
-	Profile Profile
+	// Profile is what the platform team decides for the application's namespace; nil means what is built in.
+	Profile *v1alpha1.IsolationProfile
+	// MissingProfile is the name of the profile that the namespace names, if there is none of that name.
+	MissingProfile string
 
 	// Apps are the other applications that the declaration names and that exist.
 	Apps map[types.NamespacedName]*v1alpha1.AppIsolationSpec
@@ -31,18 +32,13 @@ type Facts struct {
 	ScopeHolder string
 }
 
-// Profile is what the cluster's platform team decides. The zero value knows no DNS and no entity.
-type Profile struct {
-	// DNS lists the cluster's name servers.
-	DNS []Destination
-	// Entities are the peers that an entity stands for. One that is missing is undefined on this cluster.
-	Entities map[v1alpha1.Entity][]Peer
-}
-
-// Destination is somebody outside the application, and the ports to reach them on.
-type Destination struct {
-	Peers []Peer
-	Ports []Port
+// profileText names the profile that governs, or the one that would.
+func (f Facts) profileText() string {
+	name := v1alpha1.DefaultProfile
+	if f.Profile != nil {
+		name = f.Profile.Name
+	}
+	return "IsolationProfile " + name
 }
 
 // APIServer is where the cluster's API servers are.
@@ -54,32 +50,6 @@ type APIServer struct {
 	Services []netip.AddrPort
 	// Stale means that the endpoints are gone and these are the last known.
 	Stale bool
-}
-
-// DefaultProfile is what holds where no platform team has said otherwise: DNS is kube-system's k8s-app=kube-dns on port
-// 53, and the world is every address that is not reserved for private use. No other entity is defined.
-func DefaultProfile() Profile {
-	return Profile{
-		DNS: []Destination{{
-			Peers: []Peer{{
-				Namespaces: namespaceNamed(metav1.NamespaceSystem),
-				Pods:       &metav1.LabelSelector{MatchLabels: map[string]string{"k8s-app": "kube-dns"}},
-			}},
-			Ports: []Port{
-				{Protocol: v1alpha1.ProtocolUDP, Port: intstr.FromInt32(53)},
-				{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(53)},
-			},
-		}},
-		Entities: map[v1alpha1.Entity][]Peer{
-			// An IPv4 range says nothing about IPv6, so the world has two.
-			v1alpha1.EntityWorld: {
-				{CIDR: "0.0.0.0/0", Except: []string{
-					"10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
-				}},
-				{CIDR: "::/0", Except: []string{"::1/128", "fc00::/7", "fe80::/10"}},
-			},
-		},
-	}
 }
 
 // namespaceNamed selects one namespace by the label that the API server itself keeps true.

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 // What our policies carry. Nothing on them is copied from the AppIsolation: a tracking label copied to a child makes
@@ -21,6 +23,12 @@ const (
 	LabelTier = "appisolation.io/tier"
 	// LabelUID is the application's UID: the second proof that a policy is ours, should its owner reference be stripped.
 	LabelUID = "appisolation.io/app-uid"
+	// LabelDeletionPolicy marks policies that stay when their application goes: those have no owner reference.
+	LabelDeletionPolicy = "appisolation.io/deletion-policy"
+	// LabelProfile is the name of the profile whose baseline a policy is, shortened where it is too long for a label.
+	LabelProfile = v1alpha1.LabelProfile
+	// LabelProfileUID is that profile's UID: what LabelUID is to an application's policies.
+	LabelProfileUID = "appisolation.io/profile-uid"
 	// AnnotationRules says for each rule which line of the declaration it comes from.
 	AnnotationRules = "appisolation.io/rules"
 )
@@ -28,12 +36,18 @@ const (
 // DefaultDeny stands where the tier would in the name of the policy that scope Namespace adds. No tier may have it.
 const DefaultDeny = "default-deny"
 
+// AppLabel is an application's name as LabelApp has it.
+func AppLabel(app string) string { return shorten(app) }
+
 // maxName is the longest label value, and so the longest name that we make.
 const maxName = 63
 
 // PolicyName is the name of a tier's policy: <app>-<tier>, or, where that is longer than 63 characters, its beginning
 // and 8 hex digits of a hash of the whole. Distinct, stable and legal for every legal name.
 func PolicyName(app, tier string) string { return shorten(app + "-" + tier) }
+
+// BaselineName is the name of a profile's policy. No application's policy can have it: a tier's name has no dot.
+func BaselineName(profile string) string { return shorten(profile + ".baseline") }
 
 // bridgeName is the name of the copy of a policy that stays while the policy moves to other pods. It depends on what
 // the copy says, so that a second move before the first is done has a bridge of its own.

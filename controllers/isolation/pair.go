@@ -5,9 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/equality"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -103,8 +100,7 @@ func (s subject) in(peer v1alpha1.Peer, namespace string) bool {
 	case peer.Namespace != "":
 		return string(peer.Namespace) == s.namespace && s.selectedBy(peer.PodSelector)
 	case peer.NamespaceSelector != nil:
-		selector, err := metav1.LabelSelectorAsSelector(optionalSelector(peer.NamespaceSelector))
-		return err == nil && s.namespaceLabels != nil && selector.Matches(labels.Set(s.namespaceLabels)) && s.selectedBy(peer.PodSelector)
+		return s.namespaceLabels != nil && matches(peer.NamespaceSelector, s.namespaceLabels) && s.selectedBy(peer.PodSelector)
 	default:
 		return peer.Entity == v1alpha1.EntityAll
 	}
@@ -112,32 +108,7 @@ func (s subject) in(peer v1alpha1.Peer, namespace string) bool {
 
 // selectedBy says whether a pod selector surely selects every pod that the tier's own selector does.
 func (s subject) selectedBy(selector *v1alpha1.LabelSelector) bool {
-	if selector == nil {
-		return true
-	}
-	for key, value := range selector.MatchLabels {
-		if own, known := s.tier.PodSelector.MatchLabels[key]; !known || own != value {
-			return false
-		}
-	}
-	own := normalSelector(s.tier.PodSelector).MatchExpressions
-	for i, expression := range selector.MatchExpressions {
-		requirement := normalSelector(v1alpha1.LabelSelector{MatchExpressions: selector.MatchExpressions[i : i+1]}).MatchExpressions[0]
-		if slices.ContainsFunc(own, func(o metav1.LabelSelectorRequirement) bool { return equality.Semantic.DeepEqual(o, requirement) }) {
-			continue
-		}
-		value, known := s.tier.PodSelector.MatchLabels[expression.Key]
-		listed := slices.Contains(expression.Values, value)
-		holds := map[metav1.LabelSelectorOperator]bool{
-			metav1.LabelSelectorOpIn:     known && listed,
-			metav1.LabelSelectorOpNotIn:  known && !listed,
-			metav1.LabelSelectorOpExists: known,
-		}
-		if !holds[expression.Operator] {
-			return false
-		}
-	}
-	return true
+	return selector == nil || implies(normalSelector(s.tier.PodSelector), normalSelector(*selector))
 }
 
 // uncovered are the wanted ports that none of the others contains.

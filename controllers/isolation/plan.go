@@ -1,13 +1,14 @@
 package isolation
 
 import (
+	"cmp"
 	"slices"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -23,11 +24,11 @@ type Plan struct {
 
 // Conflict is a name that we want and somebody else has.
 type Conflict struct {
-	// Policy is the name.
-	Policy string
+	// Namespace and Policy are where it is and the name.
+	Namespace, Policy string
 	// Holder is who controls the policy that has it, as "Kind name"; empty if nobody does.
 	Holder string
-	// Former means that the holder was an AppIsolation of our name: the garbage collector is about to free the name.
+	// Former means that the holder was an object of our kind and name: the garbage collector is about to free the name.
 	Former bool
 }
 
@@ -67,8 +68,8 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 		switch {
 		case have == nil:
 			put(v1alpha1.OperationCreate, want)
-		case !Owns(app.UID, have):
-			plan.Conflicts = append(plan.Conflicts, conflict(app, have))
+		case !Owns(app, have):
+			plan.Conflicts = append(plan.Conflicts, conflict("AppIsolation", app.Name, have))
 		case !upToDate(have, want):
 			if bridge := bridgeOver(app, have, want); bridge != nil && named(existing, bridge.Name) == nil {
 				put(v1alpha1.OperationCreate, bridge)
@@ -89,10 +90,10 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	return plan
 }
 
-// isObsolete says whether a policy is ours and no longer wanted. Ours by the reference alone: who copies one of our
-// policies with its labels keeps the copy.
+// isObsolete says whether a policy is ours and no longer wanted. The label with our UID is not enough here: who copies
+// one of our policies with its labels keeps the copy.
 func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, have *networkingv1.NetworkPolicy) bool {
-	return metav1.IsControlledBy(have, app) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil
+	return (metav1.IsControlledBy(have, app) || isOrphan(app, have)) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil
 }
 
 // bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
@@ -116,47 +117,71 @@ func wasProgrammed(app *v1alpha1.AppIsolation) bool {
 		(programmed.Status == metav1.ConditionTrue || programmed.Reason == v1alpha1.ReasonNameConflict)
 }
 
-func conflict(app *v1alpha1.AppIsolation, have *networkingv1.NetworkPolicy) Conflict {
-	controller := metav1.GetControllerOf(have)
-	if controller == nil {
-		return Conflict{Policy: have.Name}
+// conflict is a policy that has a name which the object of this kind and name wants.
+func conflict(kind, name string, have *networkingv1.NetworkPolicy) Conflict {
+	found := Conflict{Namespace: have.Namespace, Policy: have.Name}
+	if controller := metav1.GetControllerOf(have); controller != nil {
+		found.Holder = controller.Kind + " " + controller.Name
+		found.Former = controller.Kind == kind && controller.Name == name
 	}
-	return Conflict{
-		Policy: have.Name, Holder: controller.Kind + " " + controller.Name,
-		Former: controller.Kind == "AppIsolation" && controller.Name == app.Name,
-	}
+	return found
 }
 
 // Changes are all changes of a plan, in order.
 func (p Plan) Changes() []Change { return slices.Concat(p.Steps...) }
 
-// Owns says whether a policy belongs to the application with this UID: by its controller reference; or, where the
-// reference was stripped and nobody else controls it, by the label that we put on it. An application that no API server
-// has seen has no UID, and owns nothing.
-func Owns(app types.UID, policy *networkingv1.NetworkPolicy) bool {
+// Owns says whether a policy belongs to an application: by its controller reference; or, where it has none, by the label
+// with the application's UID, or as the orphan of a former application of the same name. An application that no API
+// server has seen has no UID, and owns nothing.
+func Owns(app *v1alpha1.AppIsolation, policy *networkingv1.NetworkPolicy) bool {
 	if controller := metav1.GetControllerOf(policy); controller != nil {
-		return controller.UID == app
+		return controller.UID == app.UID
 	}
-	return app != "" && policy.Labels[LabelUID] == string(app)
+	return app.UID != "" && (policy.Labels[LabelUID] == string(app.UID) || isOrphan(app, policy))
 }
 
-// owned is a policy with the marks of its application. The reference does not block the owner's deletion: that would
-// take the right to change the owner's finalizers.
+// isOrphan says whether a policy was made for an application of this name that leaves its policies behind: nobody
+// controls it, and its labels and its name agree. Those of somebody's copy under another name do not.
+func isOrphan(app *v1alpha1.AppIsolation, policy *networkingv1.NetworkPolicy) bool {
+	name := PolicyName(app.Name, cmp.Or(policy.Labels[LabelTier], DefaultDeny))
+	return metav1.GetControllerOf(policy) == nil && OrphanOf(policy) == AppLabel(app.Name) &&
+		(policy.Name == name || strings.HasPrefix(policy.Name, name+beforeInfix))
+}
+
+// OrphanOf is the application, as LabelApp has it, that leaves this policy behind when it goes; empty if none does.
+func OrphanOf(policy metav1.Object) string {
+	if labels := policy.GetLabels(); labels[LabelDeletionPolicy] == string(v1alpha1.DeletionPolicyOrphan) {
+		return labels[LabelApp]
+	}
+	return ""
+}
+
+// owned is a policy with the marks of its application. One that stays when its application goes has no reference to it:
+// in a foreground deletion, as Argo CD's, the garbage collector would be faster than anybody who could take it off.
+// Otherwise the reference does not block the owner's deletion: that would take the right to change its finalizers.
 func owned(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) *networkingv1.NetworkPolicy {
 	policy = policy.DeepCopy()
-	controller := true
 	policy.Labels[LabelUID] = string(app.UID)
-	policy.OwnerReferences = []metav1.OwnerReference{{
-		APIVersion: v1alpha1.GroupVersion.String(), Kind: "AppIsolation", Name: app.Name, UID: app.UID, Controller: &controller,
-	}}
+	if app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan {
+		policy.Labels[LabelDeletionPolicy] = string(v1alpha1.DeletionPolicyOrphan)
+		return policy
+	}
+	policy.OwnerReferences = []metav1.OwnerReference{controlledBy("AppIsolation", app)}
 	return policy
+}
+
+func controlledBy(kind string, owner metav1.Object) metav1.OwnerReference {
+	controller := true
+	return metav1.OwnerReference{
+		APIVersion: v1alpha1.GroupVersion.String(), Kind: kind, Name: owner.GetName(), UID: owner.GetUID(), Controller: &controller,
+	}
 }
 
 // upToDate compares what we say of a policy; labels and annotations that others added are theirs.
 func upToDate(have, want *networkingv1.NetworkPolicy) bool {
 	return equality.Semantic.DeepEqual(have.Spec, want.Spec) &&
 		equality.Semantic.DeepEqual(have.OwnerReferences, want.OwnerReferences) &&
-		contains(have.Labels, want.Labels) &&
+		contains(have.Labels, want.Labels) && OrphanOf(have) == OrphanOf(want) &&
 		contains(have.Annotations, want.Annotations) &&
 		(have.Annotations[AnnotationRules] == "" || want.Annotations[AnnotationRules] != "")
 }
@@ -166,6 +191,7 @@ func upToDate(have, want *networkingv1.NetworkPolicy) bool {
 func merged(have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
 	result := have.DeepCopy()
 	result.Spec, result.OwnerReferences = want.Spec, want.OwnerReferences
+	delete(result.Labels, LabelDeletionPolicy)
 	result.Labels = overlaid(result.Labels, want.Labels)
 	delete(result.Annotations, AnnotationRules)
 	result.Annotations = overlaid(result.Annotations, want.Annotations)

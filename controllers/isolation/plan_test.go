@@ -194,7 +194,7 @@ func TestPlanKnowsWhoHoldsAName(t *testing.T) {
 	existing[0].OwnerReferences[0].UID = "uid-of-the-former-shop"
 	existing[1].OwnerReferences[0].Kind, existing[1].OwnerReferences[0].UID = "Team", "uid-of-a-team"
 	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), existing).Conflicts).To(ConsistOf(
-		Conflict{Policy: "shop-db", Holder: "AppIsolation shop", Former: true}, Conflict{Policy: "shop-web", Holder: "Team shop"}))
+		Conflict{Namespace: "shop", Policy: "shop-db", Holder: "AppIsolation shop", Former: true}, Conflict{Namespace: "shop", Policy: "shop-web", Holder: "Team shop"}))
 }
 
 func TestPlanTakesTheDefaultDenyAwayFirst(t *testing.T) {
@@ -295,6 +295,9 @@ func TestOwns(t *testing.T) {
 		return []metav1.OwnerReference{{Kind: "AppIsolation", Name: "shop", UID: uid, Controller: controller}}
 	}
 	ours := map[string]string{LabelUID: "ours"}
+	orphan := func(app, tier string) map[string]string {
+		return map[string]string{LabelUID: "former", LabelDeletionPolicy: "Orphan", LabelApp: app, LabelTier: tier}
+	}
 	for _, row := range []struct {
 		name   string
 		app    types.UID
@@ -310,12 +313,18 @@ func TestOwns(t *testing.T) {
 		{"our name, another UID: an application of the same name, deleted and created again", "ours", reference("former", &yes), nil, false},
 		{"our reference, but it controls nothing", "ours", reference("ours", nil), nil, false},
 		{"neither", "ours", nil, map[string]string{LabelManagedBy: ManagedBy, LabelApp: "shop"}, false},
+		{"an orphan of our name", "ours", nil, orphan("shop", "web"), true},
+		{"an orphan of our name, and somebody controls it", "ours", reference("theirs", &yes), orphan("shop", "web"), false},
+		{"an orphan of another application", "ours", nil, orphan("shop-web", ""), false},
+		{"an orphan under another name: somebody's copy", "ours", nil, orphan("shop", "api"), false},
+		{"an orphan, and an application that no API server has seen", "", nil, orphan("shop", "web"), false},
 		{"an application that no API server has seen", "", nil, nil, false},
 		{"an application that no API server has seen, and an empty label", "", nil, map[string]string{LabelUID: ""}, false},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{OwnerReferences: row.owners, Labels: row.labels}}
-			NewWithT(t).Expect(Owns(row.app, policy)).To(Equal(row.owns))
+			app := &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Name: "shop", UID: row.app}}
+			policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "shop-web", OwnerReferences: row.owners, Labels: row.labels}}
+			NewWithT(t).Expect(Owns(app, policy)).To(Equal(row.owns))
 		})
 	}
 }

@@ -57,7 +57,7 @@ func (m Model) policy(tier string, selector metav1.LabelSelector) *networkingv1.
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: m.Namespace,
 			Name:      PolicyName(m.Name, tier),
-			Labels:    map[string]string{LabelManagedBy: ManagedBy, LabelApp: shorten(m.Name)},
+			Labels:    map[string]string{LabelManagedBy: ManagedBy, LabelApp: AppLabel(m.Name)},
 		},
 		Spec: networkingv1.NetworkPolicySpec{PodSelector: selector, PolicyTypes: slices.Clone(policyTypes)},
 	}

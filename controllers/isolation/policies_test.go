@@ -32,18 +32,3 @@ func TestNobodyIsNotEverybody(t *testing.T) {
 		})
 	}
 }
-
-func TestProfileWithoutNameServers(t *testing.T) {
-	app := shop()
-	app.Spec.Tiers[0].DNS = ""
-	for name, facts := range map[string]Facts{
-		"none":          {},
-		"without peers": {Profile: Profile{DNS: []Destination{{Ports: DefaultProfile().DNS[0].Ports}}}},
-		"without ports": {Profile: Profile{DNS: []Destination{{Peers: DefaultProfile().DNS[0].Peers}}}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			model, _ := Resolve(app, facts)
-			NewWithT(t).Expect(model.NetworkPolicies()).To(Equal(desiredOf(shop())))
-		})
-	}
-}

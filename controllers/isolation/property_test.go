@@ -42,12 +42,10 @@ func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
 // facts are what the translator is told about a world.
 func facts(w declared.World, app *v1alpha1.AppIsolation) Facts {
 	facts := Facts{
-		Profile: DefaultProfile(), Namespaces: w.Namespaces, Apps: w.Others(app),
+		Namespaces: w.Namespaces, Apps: w.Others(app),
 		APIServer: APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
 	}
-	if w.Monitoring != "" {
-		facts.Profile.Entities[v1alpha1.EntityMonitoring] = []Peer{{Namespaces: namespaceNamed(w.Monitoring)}}
-	}
+	facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
 	return facts
 }
 

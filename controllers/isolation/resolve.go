@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -50,14 +49,34 @@ func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
 
 func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 	var problems []Problem
+	refuse := func(reason, message string) {
+		problems = append(problems, Problem{Condition: v1alpha1.ConditionAccepted, Reason: reason, Message: message})
+	}
 	for _, err := range Validate(app) {
-		problems = append(problems, Problem{Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonInvalid, Message: err.Error()})
+		refuse(v1alpha1.ReasonInvalid, err.Error())
 	}
 	if facts.ScopeHolder != "" && app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
-		problems = append(problems, Problem{
-			Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonScopeConflict,
-			Message: fmt.Sprintf("spec.scope: AppIsolation %s already has scope: Namespace in this namespace: write scope: Tiers here", facts.ScopeHolder),
-		})
+		refuse(v1alpha1.ReasonScopeConflict, fmt.Sprintf(
+			"spec.scope: AppIsolation %s already has scope: Namespace in this namespace: write scope: Tiers here", facts.ScopeHolder))
+	}
+	if len(problems) > 0 {
+		return problems // a guardrail can be held against a valid declaration only
+	}
+	if facts.MissingProfile != "" {
+		refuse(v1alpha1.ReasonProfileNotFound, fmt.Sprintf(
+			"namespace %s names IsolationProfile %s in its label %s, and there is none of that name: its platform team has to create it or correct the label",
+			app.Namespace, facts.MissingProfile, v1alpha1.LabelProfile))
+		return problems
+	}
+	if facts.Profile == nil {
+		return nil
+	}
+	if errs := ValidateProfile(facts.Profile); len(errs) > 0 {
+		refuse(v1alpha1.ReasonProfileInvalid, fmt.Sprintf("IsolationProfile %s is wrong: its platform team has to correct %s", facts.Profile.Name, errs[0]))
+		return problems
+	}
+	for _, message := range forbidden(app, facts) {
+		refuse(v1alpha1.ReasonForbiddenByProfile, message)
 	}
 	return problems
 }
@@ -199,9 +218,9 @@ func (r *resolver) dns() []Edge {
 		if !tier.DNSEnabled() {
 			continue
 		}
-		for _, server := range r.facts.Profile.DNS {
+		for _, server := range nameServers(r.facts.Profile) {
 			edges = append(edges, Edge{
-				From: End{Tier: string(tier.Name)}, To: End{Peers: server.Peers}.normal(), Ports: normalPorts(server.Ports), Line: "dns",
+				From: End{Tier: string(tier.Name)}, To: End{Peers: server.peers}.normal(), Ports: normalPorts(server.ports), Line: "dns",
 			})
 		}
 	}
@@ -246,9 +265,11 @@ func (r *resolver) checkNamespace(e entry, name string) {
 }
 
 func (r *resolver) entity(e entry, entity v1alpha1.Entity) []outside {
-	defined := r.facts.Profile.Entities[entity]
+	defined := entityPeers(r.facts.Profile, entity)
 	if len(defined) == 0 {
-		r.unresolved(e, v1alpha1.ReasonEntityUndefined, "nobody has said what %s is on this cluster: name the namespace or the addresses instead", entity)
+		r.unresolved(e, v1alpha1.ReasonEntityUndefined,
+			"nobody has said what %s is on this cluster: name the namespace or the addresses instead, or ask your platform team to say it in %s",
+			entity, r.facts.profileText())
 		return nil
 	}
 	return peers(defined...)
@@ -441,41 +462,10 @@ func uniqueTiers(
 	return found
 }
 
-// normalSelector is a selector in the one form that all equal ones have.
-func normalSelector(s v1alpha1.LabelSelector) metav1.LabelSelector {
-	var normal metav1.LabelSelector
-	for key, value := range s.MatchLabels {
-		if normal.MatchLabels == nil {
-			normal.MatchLabels = map[string]string{}
-		}
-		normal.MatchLabels[key] = string(value)
-	}
-	for _, expression := range s.MatchExpressions {
-		normal.MatchExpressions = append(normal.MatchExpressions, normalRequirement(expression))
-	}
-	normal.MatchExpressions = sortedUnique(normal.MatchExpressions)
-	return normal
-}
-
-func normalRequirement(r v1alpha1.LabelSelectorRequirement) metav1.LabelSelectorRequirement {
-	normal := metav1.LabelSelectorRequirement{Key: r.Key, Operator: r.Operator}
-	for _, value := range r.Values {
-		normal.Values = append(normal.Values, string(value))
-	}
-	normal.Values = slices.Compact(slices.Sorted(slices.Values(normal.Values)))
-	return normal
-}
-
-func optionalSelector(s *v1alpha1.LabelSelector) *metav1.LabelSelector {
-	if s == nil {
-		return nil
-	}
-	normal := normalSelector(*s)
-	return &normal
-}
-
 // canonical writes a valid range in its shortest form: some API servers refuse any other.
-func canonical(cidr string) string { return netip.MustParsePrefix(cidr).Masked().String() }
+func canonical(cidr string) string { return mustParse(cidr).String() }
+
+func mustParse(cidr string) netip.Prefix { return netip.MustParsePrefix(cidr).Masked() }
 
 func canonicalAll(cidrs []string) []string {
 	var all []string

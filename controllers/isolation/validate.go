@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
@@ -16,7 +17,7 @@ import (
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
-// The words of the rules. The CRD's CEL rules say the same; a test holds the two together.
+// The words of the rules. The CRDs' CEL rules say the same; a test holds the two together.
 const (
 	msgTierUnique      = "tier names must be unique"
 	msgTierReserved    = "default-deny is the name of the policy that scope: Namespace adds: choose another"
@@ -37,6 +38,9 @@ const (
 	msgPortsNeeded     = "ports are needed here: namespace, namespaceSelector, ipBlock and entity peers do not bring their own (All and KubeAPIServer do)"
 	msgPortsUnused     = "no peer here takes ports: app brings its tier's (narrow them by name with app.ports), KubeAPIServer its own, All has none"
 	msgCIDR            = "cidr must be an IPv4 or IPv6 range without host bits, such as 203.0.113.0/24 or 2001:db8::/32"
+	msgRange           = "a range must be IPv4 or IPv6 without host bits, such as 203.0.113.0/24 or 2001:db8::/32"
+	msgWorld           = "except must leave something of the world: list smaller ranges"
+	msgProfilePeerKind = "a peer of a profile is exactly one of namespace, namespaceSelector or ipBlock: make each its own list element"
 	msgExcept          = "except must list smaller ranges inside cidr, without host bits"
 	msgPort            = "port must be a number from 1 to 65535, or the name of a container port (at most 15 lower-case letters, digits and single dashes, with a letter)"
 	msgEndPort         = "endPort needs a port that is a number and not above it"
@@ -50,6 +54,7 @@ const (
 const (
 	maxTiers, maxFlows, maxEntries, maxPeers, maxPorts, maxExcepts = 32, 256, 64, 16, 16, 32
 	maxTierName, maxPortName                                       = 20, 15
+	maxNodes, maxGuardrailCIDRs                                    = 32, 64
 )
 
 // Validate says what is wrong with a declaration by itself: every rule of the CRD that safety rests on, since files
@@ -59,6 +64,7 @@ func Validate(app *v1alpha1.AppIsolation) field.ErrorList {
 	var errs field.ErrorList
 	errs = append(errs, oneOf(string(spec.Mode), path.Child("mode"), "", "Enforce", "DryRun")...)
 	errs = append(errs, oneOf(string(spec.Scope), path.Child("scope"), "", "Tiers", "Namespace")...)
+	errs = append(errs, oneOf(string(spec.DeletionPolicy), path.Child("deletionPolicy"), "", "Delete", "Orphan")...)
 	errs = append(errs, checkTiers(spec.Tiers, path.Child("tiers"))...)
 	errs = append(errs, checkFlows(spec, path.Child("flows"))...)
 	errs = append(errs, checkIngress(app, path.Child("ingress"))...)
@@ -237,23 +243,35 @@ func checkPeer(app *v1alpha1.AppIsolation, peer *v1alpha1.Peer, path *field.Path
 	if peer.App != nil {
 		errs = append(errs, checkAppRef(app, peer.App, path.Child("app"))...)
 	}
-	if peer.Namespace != "" {
-		errs = append(errs, checkName(string(peer.Namespace), validation.DNS1123LabelMaxLength, path.Child("namespace"))...)
-	}
-	if peer.NamespaceSelector != nil {
-		errs = append(errs, checkSelector(peer.NamespaceSelector, path.Child("namespaceSelector"))...)
-	}
-	if peer.PodSelector != nil {
-		errs = append(errs, checkSelector(peer.PodSelector, path.Child("podSelector"))...)
-		if peer.Namespace == "" && peer.NamespaceSelector == nil {
-			errs = append(errs, field.Invalid(path.Child("podSelector"), "", msgPeerPods))
-		}
-	}
+	errs = append(errs, checkSelected(peer.Namespace, peer.NamespaceSelector, peer.PodSelector, path)...)
 	if peer.IPBlock != nil {
 		errs = append(errs, checkIPBlock(peer.IPBlock, path.Child("ipBlock"))...)
 	}
-	return append(errs, oneOf(string(peer.Entity), path.Child("entity"),
-		"", "All", "World", "KubeAPIServer", "IngressController", "Monitoring", "Nodes")...)
+	if peer.Entity != "" {
+		errs = append(errs, oneOf(string(peer.Entity), path.Child("entity"), entities...)...)
+	}
+	return errs
+}
+
+// entities are all that there are.
+var entities = []string{"All", "World", "KubeAPIServer", "IngressController", "Monitoring", "Nodes"}
+
+// checkSelected checks what a peer says of pods by their labels and their namespace's.
+func checkSelected(namespace v1alpha1.NamespaceName, namespaces, pods *v1alpha1.LabelSelector, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if namespace != "" {
+		errs = checkName(string(namespace), validation.DNS1123LabelMaxLength, path.Child("namespace"))
+	}
+	if namespaces != nil {
+		errs = append(errs, checkSelector(namespaces, path.Child("namespaceSelector"))...)
+	}
+	if pods != nil {
+		errs = append(errs, checkSelector(pods, path.Child("podSelector"))...)
+		if namespace == "" && namespaces == nil {
+			errs = append(errs, field.Invalid(path.Child("podSelector"), "", msgPeerPods))
+		}
+	}
+	return errs
 }
 
 func checkAppRef(app *v1alpha1.AppIsolation, ref *v1alpha1.AppRef, path *field.Path) field.ErrorList {
@@ -272,18 +290,27 @@ func checkAppRef(app *v1alpha1.AppIsolation, ref *v1alpha1.AppRef, path *field.P
 }
 
 func checkIPBlock(block *v1alpha1.IPBlock, path *field.Path) field.ErrorList {
-	cidr, err := netip.ParsePrefix(block.CIDR)
-	if err != nil || cidr != cidr.Masked() || cidr.Addr().Is4In6() {
+	cidr, err := parseCIDR(block.CIDR)
+	if err != nil {
 		return field.ErrorList{field.Invalid(path.Child("cidr"), block.CIDR, msgCIDR)}
 	}
 	errs := checkLength(block.Except, maxExcepts, path.Child("except"))
 	for i, text := range block.Except {
-		except, err := netip.ParsePrefix(text)
-		if err != nil || except != except.Masked() || except.Addr().Is4In6() || except.Bits() <= cidr.Bits() || !cidr.Contains(except.Addr()) {
+		except, err := parseCIDR(text)
+		if err != nil || except.Bits() <= cidr.Bits() || !cidr.Contains(except.Addr()) {
 			errs = append(errs, field.Invalid(path.Child("except").Index(i), text, msgExcept))
 		}
 	}
 	return errs
+}
+
+// parseCIDR reads a range as the API demands it: without host bits, and IPv4 as such.
+func parseCIDR(text string) (netip.Prefix, error) {
+	cidr, err := netip.ParsePrefix(text)
+	if err == nil && (cidr != cidr.Masked() || cidr.Addr().Is4In6()) {
+		err = errors.New(msgRange)
+	}
+	return cidr, err
 }
 
 func checkPort(port v1alpha1.Port, path *field.Path) field.ErrorList {
@@ -401,7 +428,8 @@ func oneOf(value string, path *field.Path, valid ...string) field.ErrorList {
 	if slices.Contains(valid, value) {
 		return nil
 	}
-	return field.ErrorList{field.NotSupported(path, value, valid[1:])}
+	named := slices.DeleteFunc(slices.Clone(valid), func(v string) bool { return v == "" })
+	return field.ErrorList{field.NotSupported(path, value, named)}
 }
 
 func count(conditions []bool) int {

@@ -28,7 +28,7 @@ var (
 )
 
 // Draw draws an application that is right in itself, and the cluster around it: two other applications that may be
-// there, or wrong, an API server and a monitoring that may be known.
+// there, or wrong, an API server that may be known, a platform team that may have spoken.
 func Draw(t *rapid.T) World {
 	w := World{Refused: map[types.NamespacedName]bool{}, Namespaces: namespaces}
 	for _, key := range otherApps {
@@ -44,9 +44,7 @@ func Draw(t *rapid.T) World {
 	}
 	own := &v1alpha1.AppIsolation{ObjectMeta: object(ownApp), Spec: *DrawSpec(t)}
 	w.Apps = append([]*v1alpha1.AppIsolation{own}, w.Apps...)
-	if rapid.Bool().Draw(t, "monitoring") {
-		w.Monitoring = "monitoring"
-	}
+	w.Profiles = drawProfile(t)
 	if rapid.Bool().Draw(t, "apiserver") {
 		w.APIServer.Endpoints = []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:6443"), netip.MustParseAddrPort("10.0.0.2:6443")}
 		w.APIServer.Services = []netip.AddrPort{netip.MustParseAddrPort("10.96.0.1:443")}

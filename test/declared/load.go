@@ -77,6 +77,15 @@ func (w *World) addObject(document []byte) error {
 		app := &v1alpha1.AppIsolation{}
 		w.Apps = append(w.Apps, app)
 		return yaml.UnmarshalStrict(document, app)
+	case "IsolationProfile":
+		profile := &v1alpha1.IsolationProfile{}
+		if err := yaml.UnmarshalStrict(document, profile); err != nil {
+			return err
+		}
+		if w.Profiles == nil {
+			w.Profiles = map[string]*v1alpha1.IsolationProfile{}
+		}
+		w.Profiles[profile.Name] = profile
 	case "Namespace":
 		var namespace corev1.Namespace
 		if err := yaml.UnmarshalStrict(document, &namespace); err != nil {
@@ -126,7 +135,7 @@ func (w *World) addEndpoints(slice *discoveryv1.EndpointSlice) {
 	w.APIServer.Stale = slice.DeletionTimestamp != nil
 }
 
-// addProblems notes whom problems.txt calls invalid, in lines like these:
+// addProblems notes whom problems.txt says to be refused, by itself or by its profile, in lines like these:
 //
 //	shop/shop
 //	  Accepted Invalid: spec.tiers: ...
@@ -135,7 +144,7 @@ func (w *World) addProblems(text string) {
 	for line := range strings.Lines(text) {
 		if problem, indented := strings.CutPrefix(line, "  "); !indented {
 			app.Namespace, app.Name, _ = strings.Cut(strings.TrimSpace(line), "/")
-		} else if strings.HasPrefix(problem, v1alpha1.ConditionAccepted+" "+v1alpha1.ReasonInvalid) {
+		} else if strings.HasPrefix(problem, v1alpha1.ConditionAccepted) && !strings.Contains(problem, v1alpha1.ReasonScopeConflict) {
 			w.Refused[app] = true
 		}
 	}

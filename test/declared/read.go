@@ -56,7 +56,7 @@ type lines struct {
 // out says whether a line lets a pod of the application's namespace send.
 func (l lines) out(from, to Endpoint, c Connection) bool {
 	for _, tier := range l.tiersOf(from) {
-		if tier.DNS != v1alpha1.DNSDisabled && isDNS(to, c) {
+		if tier.DNS != v1alpha1.DNSDisabled && l.isDNS(to, c) {
 			return true
 		}
 		for _, flow := range l.app.Spec.Flows {
@@ -151,11 +151,15 @@ func (l lines) isEntity(entity v1alpha1.Entity, who Endpoint) bool {
 	case v1alpha1.EntityAll:
 		return true
 	case v1alpha1.EntityWorld:
-		return !who.Address.IsPrivate() && !who.Address.IsLoopback() && !who.Address.IsLinkLocalUnicast() && !inBlock(who.Address, "100.64.0.0/10")
+		return l.isWorld(who.Address)
 	case v1alpha1.EntityKubeAPIServer:
 		return slices.ContainsFunc(l.world.APIServer.Endpoints, func(a netip.AddrPort) bool { return a.Addr() == who.Address })
+	case v1alpha1.EntityIngressController:
+		return l.isOne(who, l.world.said(l.app.Namespace).Entities.IngressController...)
 	case v1alpha1.EntityMonitoring:
-		return who.Namespace != "" && who.Namespace == l.world.Monitoring
+		return l.isOne(who, l.world.said(l.app.Namespace).Entities.Monitoring...)
+	case v1alpha1.EntityNodes:
+		return inRanges(who.Address, l.world.said(l.app.Namespace).Entities.Nodes)
 	default:
 		return false // nobody has said what it is
 	}
@@ -223,11 +227,6 @@ func isPort(port v1alpha1.Port, to Endpoint, c Connection) bool {
 		last = *port.EndPort
 	}
 	return port.Port.IntVal <= c.Port && c.Port <= last
-}
-
-// isDNS says whether a connection asks the cluster's name servers, where no profile says otherwise.
-func isDNS(to Endpoint, c Connection) bool {
-	return to.Namespace == "kube-system" && to.Labels["k8s-app"] == "kube-dns" && c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP
 }
 
 func selects(s v1alpha1.LabelSelector, labels map[string]string) bool {

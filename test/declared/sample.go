@@ -20,6 +20,9 @@ func (w World) Sample() Sample {
 	for _, app := range w.Apps {
 		found.addSpec(&app.Spec)
 	}
+	for _, profile := range w.Profiles {
+		found.addProfile(&profile.Spec)
+	}
 	s.Namespaces = maps.Clone(w.Namespaces)
 	if s.Namespaces == nil {
 		s.Namespaces = map[string]map[string]string{}

@@ -27,8 +27,8 @@ type World struct {
 	Refused map[types.NamespacedName]bool
 	// Namespaces are the labels of those that exist, by name. Nil means that nothing is known about namespaces.
 	Namespaces map[string]map[string]string
-	// Monitoring is the namespace whose pods the entity of that name means; empty, nobody has said.
-	Monitoring string
+	// Profiles are what the platform team says, by name.
+	Profiles map[string]*v1alpha1.IsolationProfile
 	// APIServer is where the cluster's API servers are.
 	APIServer APIServer
 }
@@ -97,8 +97,9 @@ func (w World) String() string {
 			fmt.Fprintf(&out, "# %v\n", err)
 		}
 	}
-	if w.Monitoring != "" {
-		fmt.Fprintf(&out, "# Monitoring is namespace %s\n", w.Monitoring)
+	for name, profile := range w.Profiles {
+		text, err := yaml.Marshal(profile.Spec)
+		fmt.Fprintf(&out, "# IsolationProfile %s: %s # %v\n", name, text, err)
 	}
 	if len(w.APIServer.Endpoints) > 0 {
 		fmt.Fprintf(&out, "# API servers %v, their Service %v\n", w.APIServer.Endpoints, w.APIServer.Services)

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 	"github.com/appisolation/appisolation/test/declared"
 	"github.com/appisolation/appisolation/test/e2e/oracle"
@@ -126,14 +125,10 @@ func translate(w declared.World) []networkingv1.NetworkPolicy {
 	var policies []networkingv1.NetworkPolicy
 	for _, app := range w.Apps {
 		facts := isolation.Facts{
-			Profile: isolation.DefaultProfile(), Namespaces: w.Namespaces, Apps: w.Others(app),
+			Namespaces: w.Namespaces, Apps: w.Others(app),
 			APIServer: isolation.APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
 		}
-		if w.Monitoring != "" {
-			facts.Profile.Entities[v1alpha1.EntityMonitoring] = []isolation.Peer{{
-				Namespaces: &metav1.LabelSelector{MatchLabels: map[string]string{corev1.LabelMetadataName: w.Monitoring}},
-			}}
-		}
+		facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
 		model, _ := isolation.Resolve(app, facts)
 		for _, policy := range model.NetworkPolicies() {
 			policies = append(policies, *policy)

@@ -1,0 +1,83 @@
+package isolation
+
+import (
+	"slices"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Site is a namespace as a profile's baseline sees it.
+type Site struct {
+	Namespace string
+	// Labelled means that the namespace names the profile.
+	Labelled bool
+	// Awaited means that the namespace names another profile, whose baseline is not there: ours stays until it is, and
+	// for as long as there is no profile of that name.
+	Awaited bool
+	// Policy is what the namespace has under the baseline's name, whoever's it is; nil if nothing.
+	Policy *networkingv1.NetworkPolicy
+}
+
+// NewBaselinePlan compares a valid profile's baseline with what its namespaces have. It has one step: the namespaces do
+// not depend on each other.
+func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
+	var plan Plan
+	var changes []Change
+	for _, site := range sites {
+		var want *networkingv1.NetworkPolicy
+		if site.Labelled {
+			want = Baseline(profile, site.Namespace)
+		}
+		have := site.Policy
+		switch {
+		case want == nil && (have == nil || !metav1.IsControlledBy(have, profile) || site.Awaited): // a copy with our labels stays
+		case want == nil:
+			changes = append(changes, Change{v1alpha1.OperationDelete, have})
+		case have == nil:
+			changes = append(changes, Change{v1alpha1.OperationCreate, want})
+		case !ownsBaseline(profile, have):
+			plan.Conflicts = append(plan.Conflicts, conflict("IsolationProfile", profile.Name, have))
+		case !upToDate(have, want):
+			changes = append(changes, Change{v1alpha1.OperationUpdate, merged(have, want)})
+		}
+	}
+	if len(changes) > 0 {
+		plan.Steps = [][]Change{changes}
+	}
+	return plan
+}
+
+// ownsBaseline says whether a policy is the profile's, by the same proofs as Owns.
+func ownsBaseline(profile *v1alpha1.IsolationProfile, policy *networkingv1.NetworkPolicy) bool {
+	if controller := metav1.GetControllerOf(policy); controller != nil {
+		return controller.UID == profile.UID
+	}
+	return profile.UID != "" && policy.Labels[LabelProfileUID] == string(profile.UID)
+}
+
+// Baseline is the policy that a valid profile puts on a namespace that names it, or nil if it puts none. It has no
+// rules: what it denies, an AppIsolation's policies may allow.
+func Baseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv1.NetworkPolicy {
+	types := map[v1alpha1.Baseline][]networkingv1.PolicyType{
+		v1alpha1.BaselineDenyIngress: {networkingv1.PolicyTypeIngress},
+		v1alpha1.BaselineDenyAll:     policyTypes,
+	}[profile.Spec.EffectiveBaseline()]
+	if types == nil {
+		return nil
+	}
+	return &networkingv1.NetworkPolicy{
+		TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy"},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: namespace,
+			Name:      BaselineName(profile.Name),
+			Labels: map[string]string{
+				LabelManagedBy: ManagedBy, LabelProfile: shorten(profile.Name), LabelProfileUID: string(profile.UID),
+			},
+			OwnerReferences: []metav1.OwnerReference{controlledBy("IsolationProfile", profile)},
+		},
+		Spec: networkingv1.NetworkPolicySpec{PolicyTypes: slices.Clone(types)},
+	}
+}

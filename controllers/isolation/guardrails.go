@@ -1,0 +1,115 @@
+package isolation
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// forbidden says what the profile does not allow in a valid declaration, one message for each entry and rule. The
+// admission policy in config/guardrails says the same words, but for ingressNamespaces, which it cannot check.
+func forbidden(app *v1alpha1.AppIsolation, facts Facts) []string {
+	rails, profile := &facts.Profile.Spec.Guardrails, facts.Profile.Name
+	var messages []string
+	if rails.RequiredScope != "" && app.Spec.EffectiveScope() != rails.RequiredScope {
+		messages = append(messages, fmt.Sprintf("spec.scope: IsolationProfile %s requires scope: %s", profile, rails.RequiredScope))
+	}
+	for i := range app.Spec.Ingress {
+		e, peers := entry{v1alpha1.DirectionIngress, app.Spec.Ingress[i].Name}, app.Spec.Ingress[i].From
+		messages = append(messages, forbiddenEntities(e, peers, profile, rails.ForbiddenEntities)...)
+		messages = append(messages, forbiddenRanges(e, peers, profile, rails.IngressCIDRs)...)
+		messages = append(messages, forbiddenNamespaces(e, peers, app.Namespace, facts)...)
+	}
+	for i := range app.Spec.Egress {
+		e, peers := entry{v1alpha1.DirectionEgress, app.Spec.Egress[i].Name}, app.Spec.Egress[i].To
+		messages = append(messages, forbiddenEntities(e, peers, profile, rails.ForbiddenEntities)...)
+		messages = append(messages, forbiddenRanges(e, peers, profile, rails.EgressCIDRs)...)
+	}
+	return messages
+}
+
+func forbiddenEntities(e entry, peers []v1alpha1.Peer, profile string, entities []v1alpha1.Entity) []string {
+	var found []string
+	for _, peer := range peers {
+		if slices.Contains(entities, peer.Entity) {
+			found = append(found, string(peer.Entity))
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	return []string{fmt.Sprintf("%s: IsolationProfile %s forbids the entity %s: name namespaces or addresses instead", e, profile, strings.Join(found, ", "))}
+}
+
+// forbiddenRanges finds the ipBlocks that lie inside none of the ranges; no ranges means that any is allowed. What an
+// ipBlock excepts does not count: another entry could open it again.
+func forbiddenRanges(e entry, peers []v1alpha1.Peer, profile string, ranges []v1alpha1.CIDR) []string {
+	if ranges == nil {
+		return nil
+	}
+	var found []string
+	for _, peer := range peers {
+		if peer.IPBlock != nil && !slices.ContainsFunc(ranges, func(r v1alpha1.CIDR) bool { return inside(mustParse(peer.IPBlock.CIDR), mustParse(string(r))) }) {
+			found = append(found, peer.IPBlock.CIDR)
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	var allowed []string
+	for _, r := range ranges {
+		allowed = append(allowed, string(r))
+	}
+	return []string{fmt.Sprintf("%s: ipBlock %s must lie inside one of the ranges that IsolationProfile %s allows: %s",
+		e, strings.Join(found, ", "), profile, strings.Join(allowed, ", "))}
+}
+
+func inside(inner, outer netip.Prefix) bool {
+	return inner.Bits() >= outer.Bits() && outer.Contains(inner.Addr())
+}
+
+// forbiddenNamespaces finds the sources in namespaces that may not be named.
+func forbiddenNamespaces(e entry, peers []v1alpha1.Peer, own string, facts Facts) []string {
+	allowed := facts.Profile.Spec.Guardrails.IngressNamespaces
+	if allowed == nil {
+		return nil
+	}
+	var messages []string
+	for _, peer := range peers {
+		if name := forbiddenNamespace(peer, allowed, own, facts.Namespaces); name != "" {
+			messages = append(messages, fmt.Sprintf("%s: IsolationProfile %s lets in only namespaces with %s, and %s: name another, or ask your platform team to label it",
+				e, facts.Profile.Name, selectorText(allowed), name))
+		}
+	}
+	return messages
+}
+
+// forbiddenNamespace says why a peer is not surely in namespaces that may be named; empty if it is.
+func forbiddenNamespace(peer v1alpha1.Peer, allowed *v1alpha1.LabelSelector, own string, namespaces map[string]map[string]string) string {
+	name := string(peer.Namespace)
+	switch {
+	case peer.App != nil:
+		name = AppKey(peer.App, own).Namespace
+	case peer.NamespaceSelector != nil:
+		if !implies(normalSelector(*peer.NamespaceSelector), normalSelector(*allowed)) {
+			return "the selector " + selectorText(peer.NamespaceSelector) + " also selects others"
+		}
+		return ""
+	}
+	if name == "" || name == own || namespaces == nil {
+		return ""
+	}
+	has, exists := namespaces[name]
+	switch {
+	case !exists:
+		return "there is no namespace " + name
+	case !matches(allowed, labels.Set(has)):
+		return "namespace " + name + " has not"
+	}
+	return ""
+}

@@ -1,0 +1,262 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// ProfileReconciler keeps each IsolationProfile's baseline in the namespaces that name it, and its status true.
+type ProfileReconciler struct {
+	client.Client
+}
+
+// +kubebuilder:rbac:groups=appisolation.io,resources=isolationprofiles/status,verbs=update
+
+// SetupWithManager registers the reconciler and what wakes it. It needs the index that Reconciler sets up.
+func (r *ProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
+	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	err := ctrl.NewControllerManagedBy(mgr).
+		For(&v1alpha1.IsolationProfile{}, changed).
+		// Whoever waits for a profile of this name to appear keeps its own baseline until then.
+		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.baselinesWhere), changed).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace),
+			builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
+		WithOptions(controller.Options{
+			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
+		}).
+		Complete(r)
+	if err != nil {
+		return fmt.Errorf("set up the controller of profiles: %w", err)
+	}
+	return nil
+}
+
+// Reconcile puts the profile's baseline on the namespaces that name it, takes it off all others, and reports.
+func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var profile v1alpha1.IsolationProfile
+	if err := r.Get(ctx, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
+		return ctrl.Result{}, nil // its baselines are the garbage collector's
+	} else if err != nil {
+		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
+	}
+	if !profile.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil
+	}
+	done := r.deny(ctx, &profile)
+	if done.outdated && done.err == nil {
+		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
+	}
+	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &profile, done))
+}
+
+// denial is what came of a reconcile.
+type denial struct {
+	// invalid is what is wrong with the profile itself.
+	invalid error
+	plan    isolation.Plan
+	writes
+}
+
+func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.IsolationProfile) denial {
+	if errs := isolation.ValidateProfile(profile); len(errs) > 0 {
+		return denial{invalid: errs.ToAggregate()}
+	}
+	sites, err := r.sites(ctx, profile)
+	if err != nil {
+		return denial{writes: writes{err: err}}
+	}
+	plan := isolation.NewBaselinePlan(profile, sites)
+	return denial{plan: plan, writes: apply(ctx, r.Client, plan)}
+}
+
+// sites are the namespaces that name the profile, and those that have its baseline.
+func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.IsolationProfile) ([]isolation.Site, error) {
+	var sites []isolation.Site
+	labelled := map[string]bool{}
+	for _, namespace := range namespacesWith(ctx, r, profile.Name) {
+		if _, named := isolation.ProfileName(namespace.Labels); named && namespace.DeletionTimestamp.IsZero() {
+			labelled[namespace.Name] = true
+			policy, err := r.baseline(ctx, namespace.Name, profile.Name)
+			if err != nil {
+				return nil, err
+			}
+			sites = append(sites, isolation.Site{Namespace: namespace.Name, Labelled: true, Policy: policy})
+		}
+	}
+	var owned networkingv1.NetworkPolicyList
+	if err := r.List(ctx, &owned, client.MatchingFields{ownerIndex: string(profile.UID)}, client.DisableReadYourWritesConsistency); err != nil {
+		return nil, fmt.Errorf("list the baselines of IsolationProfile %s: %w", profile.Name, err)
+	}
+	for i := range owned.Items {
+		policy := &owned.Items[i]
+		if labelled[policy.Namespace] {
+			continue
+		}
+		awaited, err := r.awaited(ctx, policy.Namespace)
+		if err != nil {
+			return nil, err
+		}
+		sites = append(sites, isolation.Site{Namespace: policy.Namespace, Awaited: awaited, Policy: policy})
+	}
+	return sites, nil
+}
+
+// baseline is what a namespace has under the name of a profile's baseline; nil if nothing.
+func (r *ProfileReconciler) baseline(ctx context.Context, namespace, profile string) (*networkingv1.NetworkPolicy, error) {
+	policy := &networkingv1.NetworkPolicy{}
+	key := types.NamespacedName{Namespace: namespace, Name: isolation.BaselineName(profile)}
+	err := r.Get(ctx, key, policy)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
+	}
+	return policy, nil
+}
+
+// awaited says whether a namespace that has a baseline names another profile, and what that puts on it is not there yet.
+func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, error) {
+	namespace, err := namespaceNamed(ctx, r, name)
+	if err != nil {
+		return false, client.IgnoreNotFound(err)
+	}
+	other, named := isolation.ProfileName(namespace.Labels)
+	if !named || !namespace.DeletionTimestamp.IsZero() {
+		return false, nil
+	}
+	var profile v1alpha1.IsolationProfile
+	if err := r.Get(ctx, types.NamespacedName{Name: other}, &profile); err != nil {
+		return true, client.IgnoreNotFound(err)
+	}
+	policy, err := r.baseline(ctx, name, other)
+	return policy == nil && isolation.Baseline(&profile, name) != nil, err
+}
+
+// report writes the status, once and only if it changes.
+func (r *ProfileReconciler) report(ctx context.Context, profile *v1alpha1.IsolationProfile, done denial) error {
+	before := profile.Status.DeepCopy()
+	profile.Status.ObservedGeneration = profile.Generation
+	mergeConditions(&profile.Status.Conditions, profile.Generation, profileConditions(done))
+	if equality.Semantic.DeepEqual(*before, profile.Status) {
+		return nil
+	}
+	if err := r.Status().Update(ctx, profile); client.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("write the status of IsolationProfile %s: %w", profile.Name, err)
+	}
+	return nil
+}
+
+// baselinesWhere are the profiles with a baseline in a namespace that names this profile.
+func (r *ProfileReconciler) baselinesWhere(ctx context.Context, profile client.Object) []reconcile.Request {
+	var requests []reconcile.Request
+	for _, namespace := range namespacesWith(ctx, r, profile.GetName()) {
+		if _, named := isolation.ProfileName(namespace.Labels); named {
+			requests = append(requests, r.baselinesIn(ctx, namespace.Name)...)
+		}
+	}
+	return requests
+}
+
+// concernedByNamespace are the profile that a namespace names and those whose baselines it has.
+func (r *ProfileReconciler) concernedByNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	requests := r.baselinesIn(ctx, namespace.GetName())
+	if name, named := isolation.ProfileName(namespace.GetLabels()); named {
+		requests = append(requests, profileRequest(name))
+	}
+	return requests
+}
+
+// concernedByPolicy are the profile whose baseline a policy is or whose baseline's name it has, and those that wait for
+// it.
+func (r *ProfileReconciler) concernedByPolicy(ctx context.Context, policy client.Object) []reconcile.Request {
+	namespace, err := namespaceNamed(ctx, r, policy.GetNamespace())
+	if err != nil {
+		return nil // gone, or not seen yet: its own event comes
+	}
+	name, named := isolation.ProfileName(namespace.Labels)
+	isOne := named && policy.GetName() == isolation.BaselineName(name)
+	var requests []reconcile.Request
+	if owner := metav1.GetControllerOf(policy); owner != nil && owner.Kind == "IsolationProfile" {
+		isOne = true
+		requests = append(requests, profileRequest(owner.Name))
+	}
+	if !isOne {
+		return requests
+	}
+	if named {
+		requests = append(requests, profileRequest(name))
+	}
+	return append(requests, r.baselinesIn(ctx, policy.GetNamespace())...)
+}
+
+// baselinesIn are the profiles with a baseline in a namespace.
+func (r *ProfileReconciler) baselinesIn(ctx context.Context, namespace string) []reconcile.Request {
+	var policies networkingv1.NetworkPolicyList
+	if err := r.List(ctx, &policies, client.InNamespace(namespace), client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency); err != nil {
+		log.FromContext(ctx).Error(err, "look up the baselines of a namespace", "namespace", namespace)
+	}
+	var requests []reconcile.Request
+	for i := range policies.Items {
+		if owner := metav1.GetControllerOf(&policies.Items[i]); owner != nil && owner.Kind == "IsolationProfile" {
+			requests = append(requests, profileRequest(owner.Name))
+		}
+	}
+	return requests
+}
+
+func profileRequest(name string) reconcile.Request {
+	return reconcile.Request{NamespacedName: types.NamespacedName{Name: name}}
+}
+
+// profileConditions are all conditions of a profile; one without a status does not apply.
+func profileConditions(done denial) []metav1.Condition {
+	accepted := metav1.Condition{
+		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonValid, Message: "the profile governs the namespaces that have it",
+	}
+	if done.invalid != nil {
+		accepted = failed(v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid, done.invalid.Error())
+	}
+	programmed := baselineCondition(done)
+	return []metav1.Condition{
+		accepted, programmed, readyCondition(accepted, programmed), reconcilingCondition(programmed), stalledCondition(accepted, programmed),
+	}
+}
+
+func baselineCondition(done denial) metav1.Condition {
+	const condition = v1alpha1.ConditionProgrammed
+	switch {
+	case done.invalid != nil:
+		return failed(condition, v1alpha1.ReasonNotAccepted, "the baselines of the last accepted profile, if there was one, stay as they are")
+	case done.err != nil:
+		return failed(condition, v1alpha1.ReasonApplyFailed, "it is tried again: "+done.err.Error())
+	case len(done.plan.Conflicts) > 0:
+		return conflictCondition(done.plan.Conflicts, "the policies of the former IsolationProfile of this name are about to be collected; then this one's are written")
+	default:
+		return metav1.Condition{
+			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
+			Message: "every namespace that names the profile has its baseline, and no other namespace",
+		}
+	}
+}
