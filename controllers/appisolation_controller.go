@@ -37,11 +37,10 @@ type Reconciler struct {
 // +kubebuilder:rbac:groups=appisolation.io,resources=appisolations/status,verbs=update
 // +kubebuilder:rbac:groups=appisolation.io,resources=isolationprofiles,verbs=get;list;watch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;update;delete
-// +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=namespaces;pods;services,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 // +kubebuilder:rbac:groups=coordination.k8s.io,namespace=appisolation-system,resources=leases,verbs=get;create;update
 // +kubebuilder:rbac:groups="",namespace=appisolation-system,resources=events,verbs=create;patch
-// +kubebuilder:rbac:groups="",namespace=default,resources=services,resourceNames=kubernetes,verbs=get;list;watch
 // +kubebuilder:rbac:groups=discovery.k8s.io,namespace=default,resources=endpointslices,verbs=get;list;watch
 
 // Reconcile makes one application's policies those that it declares, and says in its status how that went.
@@ -68,8 +67,11 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 type outcome struct {
 	// resolved is false if not even the facts could be read.
 	resolved bool
+	// profile is the name of the profile that governs; empty is what is built in.
+	profile  string
 	model    isolation.Model
 	problems []isolation.Problem
+	view     isolation.View
 	plan     isolation.Plan
 	writes
 	// drift means that what was written undoes somebody else's edit.
@@ -97,11 +99,20 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if err != nil {
 		return outcome{writes: writes{err: err}}
 	}
-	o := outcome{resolved: true}
+	o := outcome{resolved: true, profile: facts.MissingProfile}
+	if facts.Profile != nil {
+		o.profile = facts.Profile.Name
+	}
 	o.model, o.problems = isolation.Resolve(app, facts)
 	if !o.accepted() {
 		return o
 	}
+	seen, err := r.seen(ctx, app)
+	if err != nil {
+		return outcome{writes: writes{err: err}}
+	}
+	o.view = isolation.Look(app, o.model, seen)
+	o.problems = append(o.problems, o.view.Problems...)
 	desired := o.model.NetworkPolicies()
 	existing, err := r.existing(ctx, app, desired)
 	if err != nil {

@@ -49,9 +49,9 @@ func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 func (r *Reconciler) announceConditions(app *v1alpha1.AppIsolation, before []metav1.Condition) {
 	for _, condition := range app.Status.Conditions {
 		switch condition.Type {
-		case v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionProgrammed, v1alpha1.ConditionPaired:
+		case v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionProgrammed, v1alpha1.ConditionPaired, v1alpha1.ConditionExclusive:
 		default:
-			continue // these repeat the others
+			continue // these repeat the others, or come and go with pods
 		}
 		old := meta.FindStatusCondition(before, condition.Type)
 		wasFalse := old != nil && old.Status == metav1.ConditionFalse

@@ -99,14 +99,20 @@ func newScheme() (*runtime.Scheme, error) {
 	return scheme, nil
 }
 
-// cacheOptions hold what is used and no more: of Services and EndpointSlices only those of the API server.
+// cacheOptions hold what is used and no more: pods that have not ended, and of EndpointSlices only the API server's.
 func cacheOptions() cache.Options {
-	inDefault := map[string]cache.Config{metav1.NamespaceDefault: {}}
+	running := fields.AndSelectors(
+		fields.OneTermNotEqualSelector("status.phase", string(corev1.PodSucceeded)), fields.OneTermNotEqualSelector("status.phase", string(corev1.PodFailed)))
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Service{}:            {Namespaces: inDefault, Field: fields.OneTermEqualSelector("metadata.name", apiServerService)},
-			&discoveryv1.EndpointSlice{}: {Namespaces: inDefault, Label: labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: apiServerService})},
+			&corev1.Pod{}:       {Field: running, Transform: trimPod},
+			&corev1.Service{}:   {Transform: trimService},
+			&corev1.Namespace{}: {Transform: trimNamespace},
+			&discoveryv1.EndpointSlice{}: {
+				Namespaces: map[string]cache.Config{metav1.NamespaceDefault: {}},
+				Label:      labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: apiServerService}),
+			},
 		},
 	}
 }

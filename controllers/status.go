@@ -23,10 +23,17 @@ const (
 func newStatus(app *v1alpha1.AppIsolation, o outcome) v1alpha1.AppIsolationStatus {
 	status := v1alpha1.AppIsolationStatus{
 		ObservedGeneration: app.Generation,
+		Profile:            app.Status.Profile,
 		Conditions:         slices.Clone(app.Status.Conditions),
 		Tiers:              programmedTiers(app, o),
 		Flows:              flowStatuses(o),
 		Preview:            preview(app, o),
+	}
+	if o.resolved {
+		status.Profile = o.profile
+	}
+	if o.accepted() && !o.model.DenyRest {
+		status.UnisolatedPods = amount(o.view.Unisolated)
 	}
 	mergeConditions(&status.Conditions, app.Generation, conditions(app, o))
 	return status
@@ -53,6 +60,8 @@ func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
 		resolvedRefsCondition(o),
 		programmed,
 		pairedCondition(o),
+		coveredCondition(o),
+		exclusiveCondition(o),
 		readyCondition(accepted, programmed),
 		reconcilingCondition(programmed),
 		stalledCondition(accepted, programmed),
@@ -82,6 +91,33 @@ func pairedCondition(o outcome) metav1.Condition {
 		return failed(v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, messages(missing))
 	}
 	return condition
+}
+
+func coveredCondition(o outcome) metav1.Condition {
+	if !o.accepted() {
+		return notLookedAt(v1alpha1.ConditionCovered, o)
+	}
+	return o.condition(v1alpha1.ConditionCovered, v1alpha1.ReasonCovered, "every tier selects pods, no pod is in two, and Services lead to declared ports")
+}
+
+func exclusiveCondition(o outcome) metav1.Condition {
+	const condition = v1alpha1.ConditionExclusive
+	if !o.accepted() {
+		return notLookedAt(condition, o)
+	}
+	if o.first(condition) == nil && len(o.view.Harmless) > 0 {
+		return metav1.Condition{
+			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonNothingOpened, Message: strings.Join(o.view.Harmless, "\n"),
+		}
+	}
+	return o.condition(condition, v1alpha1.ReasonExclusive, "nobody else's NetworkPolicy selects the application's pods")
+}
+
+func amount(some bool) v1alpha1.Amount {
+	if some {
+		return v1alpha1.AmountSome
+	}
+	return v1alpha1.AmountNone
 }
 
 // missingPeers are the problems of ResolvedRefs for which nobody can declare the other half.
@@ -234,7 +270,7 @@ func programmedTiers(app *v1alpha1.AppIsolation, o outcome) []v1alpha1.TierStatu
 	var tiers []v1alpha1.TierStatus
 	for _, tier := range o.model.Tiers {
 		if policy := isolation.PolicyName(app.Name, tier.Name); !missing[policy] {
-			tiers = append(tiers, v1alpha1.TierStatus{Name: v1alpha1.TierName(tier.Name), Policy: policy})
+			tiers = append(tiers, v1alpha1.TierStatus{Name: v1alpha1.TierName(tier.Name), Policy: policy, Populated: o.view.Populated[tier.Name]})
 		}
 	}
 	return tiers

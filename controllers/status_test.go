@@ -19,7 +19,7 @@ func TestConditions(t *testing.T) {
 	noApp := isolation.Problem{Condition: v1alpha1.ConditionResolvedRefs, Reason: v1alpha1.ReasonAppNotFound, Direction: "Egress", Entry: "ledger", Closed: true, Message: "no ledger"}
 	noNamespace := isolation.Problem{Condition: v1alpha1.ConditionResolvedRefs, Reason: v1alpha1.ReasonNamespaceNotFound, Direction: "Ingress", Entry: "public", Message: "no namespace"}
 	noConsent := isolation.Problem{Condition: v1alpha1.ConditionPaired, Reason: v1alpha1.ReasonPeerMissing, Direction: "Egress", Entry: "ledger", Message: "no consent"}
-	const good = "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=True Programmed, Paired=True Paired, Ready=True Ready"
+	const good = "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=True Programmed, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=True Ready"
 	for name, row := range map[string]struct {
 		mode    v1alpha1.Mode
 		outcome outcome
@@ -28,36 +28,36 @@ func TestConditions(t *testing.T) {
 		"all is well": {outcome: outcome{resolved: true}, want: good},
 		"warnings do not block": {
 			outcome: outcome{resolved: true, problems: []isolation.Problem{noNamespace, noConsent}},
-			want:    "Accepted=True Valid, ResolvedRefs=False NamespaceNotFound, Programmed=True Programmed, Paired=False PeerMissing, Ready=True Ready",
+			want:    "Accepted=True Valid, ResolvedRefs=False NamespaceNotFound, Programmed=True Programmed, Paired=False PeerMissing, Covered=True Covered, Exclusive=True Exclusive, Ready=True Ready",
 		},
 		"a missing application is half a pair": {
 			outcome: outcome{resolved: true, problems: []isolation.Problem{noApp}},
-			want:    "Accepted=True Valid, ResolvedRefs=False AppNotFound, Programmed=True Programmed, Paired=False PeerMissing, Ready=True Ready",
+			want:    "Accepted=True Valid, ResolvedRefs=False AppNotFound, Programmed=True Programmed, Paired=False PeerMissing, Covered=True Covered, Exclusive=True Exclusive, Ready=True Ready",
 		},
 		"a wrong declaration": {
 			outcome: outcome{resolved: true, problems: []isolation.Problem{invalid}},
-			want:    "Accepted=False Invalid, ResolvedRefs=Unknown NotAccepted, Programmed=False NotAccepted, Paired=Unknown NotAccepted, Ready=False Invalid, Stalled=True Invalid",
+			want:    "Accepted=False Invalid, ResolvedRefs=Unknown NotAccepted, Programmed=False NotAccepted, Paired=Unknown NotAccepted, Covered=Unknown NotAccepted, Exclusive=Unknown NotAccepted, Ready=False Invalid, Stalled=True Invalid",
 		},
 		"a taken name": {
 			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []isolation.Conflict{{Policy: "shop-web"}, {Policy: "shop-api", Former: true}}}},
-			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False NameConflict, Paired=True Paired, Ready=False NameConflict, Stalled=True NameConflict",
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False NameConflict, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=False NameConflict, Stalled=True NameConflict",
 		},
 		"the names of a former application": {
 			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []isolation.Conflict{{Policy: "shop-web", Former: true}}}},
-			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Ready=Unknown Collecting, Reconciling=True Collecting",
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=Unknown Collecting, Reconciling=True Collecting",
 		},
 		"a failed write": {
 			outcome: outcome{resolved: true, writes: writes{err: errors.New("quota")}},
-			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False ApplyFailed, Paired=True Paired, Ready=False ApplyFailed, Reconciling=True Retrying",
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False ApplyFailed, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=False ApplyFailed, Reconciling=True Retrying",
 		},
 		"nothing could be read": {
 			outcome: outcome{writes: writes{err: errors.New("timeout")}},
-			want:    "Accepted=Unknown Retrying, ResolvedRefs=Unknown Retrying, Programmed=False ApplyFailed, Paired=Unknown Retrying, Ready=Unknown Retrying, Reconciling=True Retrying",
+			want:    "Accepted=Unknown Retrying, ResolvedRefs=Unknown Retrying, Programmed=False ApplyFailed, Paired=Unknown Retrying, Covered=Unknown Retrying, Exclusive=Unknown Retrying, Ready=Unknown Retrying, Reconciling=True Retrying",
 		},
 		"a dry run": {
 			mode:    v1alpha1.ModeDryRun,
 			outcome: outcome{resolved: true},
-			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False DryRun, Paired=True Paired, Ready=Unknown DryRun",
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False DryRun, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=Unknown DryRun",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -62,6 +62,10 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), relabelled).
 		Watches(&discoveryv1.EndpointSlice{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer), changed).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
+		Watches(&corev1.Pod{}, later(r.concernedBySeen), relabelled).
+		Watches(&corev1.Service{}, later(r.concernedBySeen)).
+		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), changed).
+		Watches(&v1alpha1.AppIsolation{}, later(r.concernedBySeen), changed).
 		WithOptions(controller.Options{
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
 		}).
@@ -78,6 +82,8 @@ func namespaceReference(name string) string         { return "namespace/" + name
 func policyReference(namespace, name string) string { return "policy/" + namespace + "/" + name }
 func scopeReference(namespace string) string        { return "scope/" + namespace }
 
+func seenReference(namespace string) string { return "seen/" + namespace }
+
 const apiServerReference = "api-server"
 
 func references(object client.Object) []string {
@@ -88,6 +94,9 @@ func references(object client.Object) []string {
 	}
 	for name := range namedNamespaces(app) {
 		keys = append(keys, namespaceReference(name))
+	}
+	for name := range seenNamespaces(app) {
+		keys = append(keys, seenReference(name))
 	}
 	if usesAPIServer(app) {
 		keys = append(keys, apiServerReference)
@@ -227,7 +236,10 @@ func (r *Reconciler) concernedByNamespace(ctx context.Context, namespace client.
 	return r.referring(ctx, namespaceReference(namespace.GetName()))
 }
 
-func (r *Reconciler) concernedByAPIServer(ctx context.Context, _ client.Object) []reconcile.Request {
+func (r *Reconciler) concernedByAPIServer(ctx context.Context, object client.Object) []reconcile.Request {
+	if _, isService := object.(*corev1.Service); isService && (object.GetNamespace() != metav1.NamespaceDefault || object.GetName() != apiServerService) {
+		return nil
+	}
 	return r.referring(ctx, apiServerReference)
 }
 

@@ -11,10 +11,11 @@ import (
 	. "github.com/onsi/gomega"
 	"sigs.k8s.io/yaml"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/declared"
 )
 
-var update = flag.Bool("update", false, "rewrite out.yaml and problems.txt in testdata")
+var update = flag.Bool("update", false, "rewrite out.yaml and the .txt files in testdata")
 
 // A folder of testdata is a behaviour, and its name says which:
 //
@@ -22,6 +23,7 @@ var update = flag.Bool("update", false, "rewrite out.yaml and problems.txt in te
 //	cluster.yaml  (optional) more of what the cluster has, where in.yaml is a sample
 //	out.yaml      the policies of each AppIsolation; none, no file
 //	problems.txt  what is wrong, by AppIsolation; nothing, no file
+//	view.txt      what else is said of it; nothing, or no pod anywhere, no file
 func TestGoldens(t *testing.T) {
 	inputs, err := filepath.Glob("testdata/*/in.yaml")
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())
@@ -34,6 +36,7 @@ func TestGoldens(t *testing.T) {
 			policies, problems := translated(t, w)
 			golden(t, filepath.Join(dir, "out.yaml"), policies)
 			golden(t, filepath.Join(dir, "problems.txt"), problems)
+			golden(t, filepath.Join(dir, "view.txt"), viewed(w))
 		})
 	}
 }
@@ -67,8 +70,45 @@ func translated(t *testing.T, w declared.World) (policies, problems string) {
 			fmt.Fprintf(&wrong, "%s/%s\n", app.Namespace, app.Name)
 		}
 		for _, p := range problems {
-			fmt.Fprintf(&wrong, "  %s %s%s: %s\n", p.Condition, p.Reason, map[bool]string{true: " Closed"}[p.Closed], p.Message)
+			fmt.Fprintf(&wrong, "  %s", line(p))
 		}
 	}
 	return out.String(), wrong.String()
+}
+
+func line(p Problem) string {
+	return fmt.Sprintf("%s %s%s: %s\n", p.Condition, p.Reason, map[bool]string{true: " Closed"}[p.Closed], p.Message)
+}
+
+// viewed is what is said of a world's applications beside what runs there, as text.
+func viewed(w declared.World) string {
+	var out strings.Builder
+	for i, app := range w.Apps {
+		model, _ := Resolve(app, facts(w, app))
+		if len(w.Pods) == 0 || len(model.Tiers) == 0 {
+			continue
+		}
+		view := Look(app, model, Seen{Pods: w.Pods, Services: w.Services, Policies: w.Policies, Apps: others(w, i)})
+		fmt.Fprintf(&out, "%s/%s\n  populated: %v\n", app.Namespace, app.Name, view.Populated)
+		for _, p := range view.Problems {
+			fmt.Fprintf(&out, "  %s", line(p))
+		}
+		for _, text := range view.Harmless {
+			fmt.Fprintf(&out, "  %s\n", text)
+		}
+		if view.Unisolated {
+			fmt.Fprintln(&out, "  some pods of the namespace are isolated by nobody")
+		}
+	}
+	return out.String()
+}
+
+func others(w declared.World, self int) []v1alpha1.AppIsolation {
+	var apps []v1alpha1.AppIsolation
+	for i, app := range w.Apps {
+		if i != self && app.Namespace == w.Apps[self].Namespace {
+			apps = append(apps, *app)
+		}
+	}
+	return apps
 }

@@ -13,7 +13,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
@@ -103,15 +102,25 @@ func (w *World) addObject(document []byte) error {
 		if err := yaml.UnmarshalStrict(document, &service); err != nil {
 			return err
 		}
-		for _, ip := range service.Spec.ClusterIPs {
+		w.Services = append(w.Services, service)
+		for _, ip := range service.Spec.ClusterIPs { // the API servers' is the only one with addresses
 			w.APIServer.Services = append(w.APIServer.Services, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
 		}
 	case "NetworkPolicy":
-		return yaml.UnmarshalStrict(document, &networkingv1.NetworkPolicy{}) // somebody else's: it changes nothing of ours
+		return addTo(&w.Policies, document)
+	case "Pod":
+		return addTo(&w.Pods, document)
 	default:
 		return fmt.Errorf("unknown kind %q", meta.Kind)
 	}
 	return nil
+}
+
+func addTo[T any](all *[]T, document []byte) error {
+	var object T
+	err := yaml.UnmarshalStrict(document, &object)
+	*all = append(*all, object)
+	return err
 }
 
 // addNamespace adds a namespace with the label that the API server gives to each.

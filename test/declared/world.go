@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/yaml"
@@ -31,6 +33,10 @@ type World struct {
 	Profiles map[string]*v1alpha1.IsolationProfile
 	// APIServer is where the cluster's API servers are.
 	APIServer APIServer
+	// Pods, Services and Policies are what runs beside the applications.
+	Pods     []corev1.Pod
+	Services []corev1.Service
+	Policies []networkingv1.NetworkPolicy
 }
 
 // APIServer is where the API servers are: their own addresses, and those of their Service. Stale means that they are

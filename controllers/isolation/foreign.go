@@ -1,0 +1,159 @@
+package isolation
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Policies only add up: what another one allows is allowed, whatever ours says
+// (https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation).
+
+// opens says in which directions a policy allows what ours does not. Where that cannot be known from the rules, the
+// answer is that it does.
+func opens(policy, ours *networkingv1.NetworkPolicy, namespace string) []string {
+	var opened []string
+	for _, direction := range directions(policy) {
+		theirs, own := grantsOf(policy, direction, namespace), grantsOf(ours, direction, namespace)
+		if slices.ContainsFunc(theirs, func(g grant) bool { return !g.within(own) }) {
+			opened = append(opened, direction)
+		}
+	}
+	return opened
+}
+
+// directions are those that a policy speaks of. The API server fills in an empty list like this.
+func directions(policy *networkingv1.NetworkPolicy) []string {
+	types := policy.Spec.PolicyTypes
+	if len(types) == 0 {
+		types = policyTypes[:1]
+		if len(policy.Spec.Egress) > 0 {
+			types = policyTypes
+		}
+	}
+	var found []string
+	for _, direction := range policyTypes {
+		if slices.Contains(types, direction) {
+			found = append(found, map[networkingv1.PolicyType]string{
+				networkingv1.PolicyTypeIngress: "ingress", networkingv1.PolicyTypeEgress: "egress",
+			}[direction])
+		}
+	}
+	return found
+}
+
+// grant is what a rule of either direction allows. No peers means everybody, no ports every port of every protocol.
+type grant struct {
+	peers []Peer
+	ports []Port
+}
+
+func grantsOf(policy *networkingv1.NetworkPolicy, direction, namespace string) []grant {
+	var grants []grant
+	if direction == "ingress" {
+		for _, r := range policy.Spec.Ingress {
+			grants = append(grants, grant{peersOf(r.From, namespace), portsIn(r.Ports)})
+		}
+		return grants
+	}
+	for _, r := range policy.Spec.Egress {
+		grants = append(grants, grant{peersOf(r.To, namespace), portsIn(r.Ports)})
+	}
+	return grants
+}
+
+// within says whether others surely allow all of it too: for each peer and port there is one with both.
+func (g grant) within(others []grant) bool {
+	peers, ports := g.peers, g.ports
+	if peers == nil {
+		peers = []Peer{everybody}
+	}
+	if ports == nil {
+		ports = everyPort
+	}
+	for _, peer := range peers {
+		for _, port := range ports {
+			if !slices.ContainsFunc(others, func(o grant) bool { return o.allows(peer, port) }) {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// everybody is the peer of a rule that names none: no other contains it.
+var everybody = Peer{}
+
+// everyPort is what a rule without ports allows, and more: protocols that no port stands for.
+var everyPort = []Port{{}}
+
+func (g grant) allows(peer Peer, port Port) bool {
+	return (g.peers == nil || slices.ContainsFunc(g.peers, func(p Peer) bool { return p.contains(peer) })) &&
+		(g.ports == nil || slices.ContainsFunc(g.ports, func(p Port) bool { return p.contains(port) }))
+}
+
+// contains says whether a peer surely holds all of another.
+func (p Peer) contains(other Peer) bool {
+	if p.Namespaces == nil || other.Namespaces == nil {
+		return p.Namespaces == nil && other.Namespaces == nil && p.CIDR != "" && other.CIDR != "" && containsRange(p, other)
+	}
+	everyPod := &metav1.LabelSelector{}
+	return implies(*other.Namespaces, *p.Namespaces) && implies(*cmp.Or(other.Pods, everyPod), *cmp.Or(p.Pods, everyPod))
+}
+
+// containsRange says whether a range, less what it excepts, holds all of another, less what that excepts.
+func containsRange(p, other Peer) bool {
+	outer, inner := mustParse(p.CIDR), mustParse(other.CIDR)
+	return inside(inner, outer) && !slices.ContainsFunc(p.Except, func(except string) bool {
+		hole := mustParse(except)
+		return hole.Overlaps(inner) && !slices.ContainsFunc(other.Except, func(e string) bool { return inside(hole, mustParse(e)) })
+	})
+}
+
+// peersOf are a rule's peers; one without a namespace selector means the policy's own namespace.
+func peersOf(peers []networkingv1.NetworkPolicyPeer, namespace string) []Peer {
+	var all []Peer
+	for _, peer := range peers {
+		switch {
+		case peer.IPBlock == nil:
+			all = append(all, Peer{Namespaces: cmp.Or(peer.NamespaceSelector, namespaceNamed(namespace)), Pods: peer.PodSelector})
+		case isRange(peer.IPBlock):
+			all = append(all, Peer{CIDR: peer.IPBlock.CIDR, Except: peer.IPBlock.Except})
+		default: // older than the API server's rules; nobody's range contains it
+			all = append(all, everybody)
+		}
+	}
+	return all
+}
+
+func isRange(block *networkingv1.IPBlock) bool {
+	return !slices.ContainsFunc(append([]string{block.CIDR}, block.Except...), func(text string) bool {
+		_, err := netip.ParsePrefix(text)
+		return err != nil
+	})
+}
+
+func portsIn(ports []networkingv1.NetworkPolicyPort) []Port {
+	var all []Port
+	for _, p := range ports {
+		port := Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(1), EndPort: 65535}
+		if p.Protocol != nil {
+			port.Protocol = v1alpha1.Protocol(cmp.Or(*p.Protocol, corev1.ProtocolTCP))
+		}
+		if p.Port != nil {
+			port.Port, port.EndPort = *p.Port, 0
+		}
+		if p.EndPort != nil && *p.EndPort != port.Port.IntVal {
+			port.EndPort = *p.EndPort
+		}
+		all = append(all, port)
+	}
+	return all
+}

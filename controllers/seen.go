@@ -1,0 +1,140 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// seenDelay gathers what happens in a namespace, a rolling update say, into one look at it.
+const seenDelay = time.Second
+
+// seen reads, from the cache, what runs beside the application.
+func (r *Reconciler) seen(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Seen, error) {
+	var seen isolation.Seen
+	for namespace := range seenNamespaces(app) {
+		var pods corev1.PodList
+		var services corev1.ServiceList
+		for _, list := range []client.ObjectList{&pods, &services} {
+			if err := r.listSeen(ctx, list, namespace); err != nil {
+				return seen, err
+			}
+		}
+		seen.Pods, seen.Services = append(seen.Pods, pods.Items...), append(seen.Services, services.Items...)
+	}
+	var apps v1alpha1.AppIsolationList
+	if err := r.listSeen(ctx, &apps, app.Namespace); err != nil {
+		return seen, err
+	}
+	seen.Apps = slices.DeleteFunc(apps.Items, func(a v1alpha1.AppIsolation) bool { return a.UID == app.UID })
+	var policies networkingv1.NetworkPolicyList
+	err := r.listSeen(ctx, &policies, app.Namespace)
+	seen.Policies = policies.Items
+	return seen, err
+}
+
+// listSeen lists what a namespace has, as the cache has it: nothing of it may be changed.
+func (r *Reconciler) listSeen(ctx context.Context, list client.ObjectList, namespace string) error {
+	err := r.List(ctx, list, client.InNamespace(namespace), client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err != nil {
+		return fmt.Errorf("list %T of namespace %s: %w", list, namespace, err)
+	}
+	return nil
+}
+
+// seenNamespaces are the application's own namespace, and those that its egress entries name: their Services say
+// whether a port is the pods'.
+func seenNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
+	seen := map[string]bool{app.Namespace: true}
+	for i := range app.Spec.Egress {
+		for _, peer := range app.Spec.Egress[i].To {
+			if peer.Namespace != "" {
+				seen[string(peer.Namespace)] = true
+			}
+		}
+	}
+	return seen
+}
+
+// concernedBySeen are the applications that look at a namespace.
+func (r *Reconciler) concernedBySeen(ctx context.Context, object client.Object) []reconcile.Request {
+	return r.referring(ctx, seenReference(object.GetNamespace()))
+}
+
+// later wakes whom a change concerns only after a moment, and once however much happens until then. It is for what is
+// only reported.
+func later(concerned handler.MapFunc) handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	wake := func(ctx context.Context, object client.Object, q queue) {
+		for _, request := range concerned(ctx, object) {
+			q.AddAfter(request, seenDelay)
+		}
+	}
+	return handler.Funcs{
+		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { wake(ctx, e.Object, q) },
+		UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) { wake(ctx, e.ObjectNew, q) },
+		DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { wake(ctx, e.Object, q) },
+	}
+}
+
+// trimPod leaves of a pod what isolation.Look reads.
+func trimPod(object any) (any, error) {
+	pod, ok := object.(*corev1.Pod)
+	if !ok {
+		return object, nil // a tombstone
+	}
+	trimmed := &corev1.Pod{ObjectMeta: trimMeta(pod.ObjectMeta), Spec: corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
+	var ports []corev1.ContainerPort
+	for _, container := range pod.Spec.Containers {
+		for _, port := range container.Ports {
+			if port.Name != "" {
+				ports = append(ports, corev1.ContainerPort{Name: port.Name, ContainerPort: port.ContainerPort, Protocol: port.Protocol})
+			}
+		}
+	}
+	if ports != nil {
+		trimmed.Spec.Containers = []corev1.Container{{Ports: ports}}
+	}
+	return trimmed, nil
+}
+
+// trimService leaves of a Service what isolation.Look reads, and its addresses.
+func trimService(object any) (any, error) {
+	service, ok := object.(*corev1.Service)
+	if !ok {
+		return object, nil
+	}
+	return &corev1.Service{ObjectMeta: trimMeta(service.ObjectMeta), Spec: corev1.ServiceSpec{
+		Selector: service.Spec.Selector, Ports: service.Spec.Ports, ClusterIP: service.Spec.ClusterIP, ClusterIPs: service.Spec.ClusterIPs,
+	}}, nil
+}
+
+// trimNamespace leaves of a namespace its labels.
+func trimNamespace(object any) (any, error) {
+	namespace, ok := object.(*metav1.PartialObjectMetadata)
+	if !ok {
+		return object, nil
+	}
+	return &metav1.PartialObjectMetadata{TypeMeta: namespace.TypeMeta, ObjectMeta: trimMeta(namespace.ObjectMeta)}, nil
+}
+
+// trimMeta leaves what names an object, selects it, and says which state of it this is.
+func trimMeta(meta metav1.ObjectMeta) metav1.ObjectMeta {
+	return metav1.ObjectMeta{
+		Namespace: meta.Namespace, Name: meta.Name, UID: meta.UID, ResourceVersion: meta.ResourceVersion,
+		Labels: meta.Labels, DeletionTimestamp: meta.DeletionTimestamp,
+	}
+}
