@@ -1,0 +1,281 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// newProfile makes a profile that is gone when the spec ends.
+func newProfile(name, spec string) *v1alpha1.IsolationProfile {
+	GinkgoHelper()
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	Expect(utilyaml.UnmarshalStrict([]byte(spec), &profile.Spec)).To(Succeed())
+	create(profile)
+	DeferCleanup(func() { Expect(client.IgnoreNotFound(k8s.Delete(ctx, profile.DeepCopy()))).To(Succeed()) })
+	return profile
+}
+
+// named is a namespace of the test's own with the label that names a profile.
+func namespaceOf(profile string) string {
+	GinkgoHelper()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{v1alpha1.LabelProfile: profile}}}
+	create(namespace)
+	return namespace.Name
+}
+
+// relabel makes a namespace name another profile, or none.
+func relabel(name, profile string) {
+	GinkgoHelper()
+	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+	edit(namespace, func() {
+		delete(namespace.Labels, v1alpha1.LabelProfile)
+		if profile != "" {
+			metav1.SetMetaDataLabel(&namespace.ObjectMeta, v1alpha1.LabelProfile, profile)
+		}
+	})
+}
+
+func profileCondition(profile *v1alpha1.IsolationProfile, name string) func(Gomega) metav1.Condition {
+	return func(g Gomega) metav1.Condition {
+		g.Expect(k8s.Get(ctx, client.ObjectKeyFromObject(profile), profile)).To(Succeed())
+		found := meta.FindStatusCondition(profile.Status.Conditions, name)
+		if found == nil || found.ObservedGeneration != profile.Generation {
+			return metav1.Condition{}
+		}
+		return *found
+	}
+}
+
+// dnsOnly has a name server that nobody else has.
+const dnsOnly = `dns: [{namespace: %s, ports: [{port: 5353, protocol: UDP}]}]`
+
+// asksIn is a policy with an egress rule to the name servers in one namespace, and to no others.
+func asksIn(namespace string) OmegaMatcher {
+	return HaveField("Spec.Egress", ContainElement(HaveField("To", HaveExactElements(
+		HaveField("NamespaceSelector.MatchLabels", Equal(map[string]string{corev1.LabelMetadataName: namespace}))))))
+}
+
+const oneTier = `{tiers: [{name: a, podSelector: {matchLabels: {tier: a}}}], flows: [], ingress: [], egress: []}`
+
+var _ = Describe("a profile", Ordered, func() {
+	BeforeAll(func() {
+		o := startOperator(kubeconfig)
+		DeferCleanup(o.stop)
+	})
+
+	Describe("its baseline", func() {
+		It("denies from the moment that a namespace names it, as declared, and goes with the label", func() {
+			profile := newProfile("baseline", `baseline: DenyAll`)
+			labelled, other := namespaceOf(profile.Name), newNamespace()
+			Eventually(func() []string { return names(labelled) }).Should(ConsistOf("baseline.baseline"))
+			policy := policies(labelled)["baseline.baseline"]
+			Expect(policy.Spec).To(Equal(networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{"Ingress", "Egress"}}))
+			Expect(metav1.IsControlledBy(&policy, profile)).To(BeTrue())
+			Eventually(profileCondition(profile, v1alpha1.ConditionReady)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
+
+			edit(profile, func() { profile.Spec.Baseline = v1alpha1.BaselineDenyIngress })
+			Eventually(func() []networkingv1.PolicyType { return policies(labelled)["baseline.baseline"].Spec.PolicyTypes }).Should(
+				ConsistOf(networkingv1.PolicyTypeIngress))
+			relabel(other, profile.Name)
+			Eventually(func() []string { return names(other) }).Should(ConsistOf("baseline.baseline"))
+			relabel(other, "")
+			Eventually(func() []string { return names(other) }).Should(BeEmpty())
+
+			edit(profile, func() { profile.Spec.Baseline = "" })
+			Eventually(func() []string { return names(labelled) }).Should(BeEmpty())
+		})
+
+		It("goes with the profile, and is on no namespace that merely has the default one", func() {
+			profile := newProfile("default", `baseline: DenyIngress`)
+			labelled, unlabelled := namespaceOf("default"), newNamespace()
+			Eventually(func() []string { return names(labelled) }).Should(ConsistOf("default.baseline"))
+			Expect(names(unlabelled)).To(BeEmpty())
+			Expect(k8s.Delete(ctx, profile)).To(Succeed())
+			Eventually(func() []string { return names(labelled) }).Should(BeEmpty())
+		})
+
+		It("gives way to another profile's only when that is there, and stays while there is no such profile", func() {
+			newProfile("first", `baseline: DenyAll`)
+			newProfile("second", `baseline: DenyIngress`)
+			namespace := namespaceOf("first")
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("first.baseline"))
+			events := record(namespace)
+			relabel(namespace, "second")
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline"))
+			Expect(events()).To(HaveExactElements("ADDED second.baseline", "DELETED first.baseline"))
+
+			relabel(namespace, "third")
+			Consistently(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline"))
+			newProfile("third", `{}`)
+			Eventually(func() []string { return names(namespace) }).Should(BeEmpty())
+		})
+
+		It("is restored when somebody edits or deletes it, and takes no name from anybody", func() {
+			profile := newProfile("kept", `baseline: DenyAll`)
+			namespace := namespaceOf(profile.Name)
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("kept.baseline"))
+			before := policies(namespace)["kept.baseline"]
+			edited := before.DeepCopy()
+			edited.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+			Expect(k8s.Update(ctx, edited)).To(Succeed())
+			Eventually(func() networkingv1.NetworkPolicy { return policies(namespace)["kept.baseline"] }).Should(WithTransform(contents, Equal(contents(before))))
+			Expect(k8s.Delete(ctx, before.DeepCopy())).To(Succeed())
+			Eventually(func() networkingv1.NetworkPolicy { return policies(namespace)["kept.baseline"] }).Should(WithTransform(contents, Equal(contents(before))))
+
+			taken := newNamespace()
+			foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: taken, Name: "kept.baseline"}}
+			create(foreign)
+			relabel(taken, profile.Name)
+			Eventually(profileCondition(profile, v1alpha1.ConditionProgrammed)).Should(
+				is(metav1.ConditionFalse, v1alpha1.ReasonNameConflict, "NetworkPolicy "+taken+"/kept.baseline exists and belongs to somebody else"))
+			Eventually(profileCondition(profile, v1alpha1.ConditionStalled)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonNameConflict))
+			Expect(policies(taken)["kept.baseline"].ResourceVersion).To(Equal(foreign.ResourceVersion))
+			Expect(k8s.Delete(ctx, foreign)).To(Succeed())
+			Eventually(profileCondition(profile, v1alpha1.ConditionReady)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
+			Expect(metav1.IsControlledBy(new(policies(taken)["kept.baseline"]), profile)).To(BeTrue())
+		})
+
+		It("lives together with an application for the whole namespace, and holds up no namespace's deletion", func() {
+			namespace := namespaceOf(newProfile("both", `baseline: DenyAll`).Name)
+			app := application(namespace, "shop", twoTiers)
+			app.Spec.Scope = v1alpha1.ScopeNamespace
+			create(app)
+			eventuallyReady(app)
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("both.baseline", "shop-a", "shop-b", "shop-default-deny"))
+			Eventually(condition(app, v1alpha1.ConditionExclusive)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonExclusive))
+			Expect(k8s.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})).To(Succeed())
+			Eventually(func() error {
+				return k8s.Get(ctx, client.ObjectKey{Name: namespace}, &corev1.Namespace{})
+			}).Should(MatchError(ContainSubstring("not found")))
+		})
+	})
+
+	Describe("what it says of the cluster", func() {
+		It("re-programs the applications that it governs, and no other, when it changes", func() {
+			profile := newProfile("dns", fmt.Sprintf(dnsOnly, "before"))
+			governed, other := application(namespaceOf(profile.Name), "shop", oneTier), application(newNamespace(), "shop", oneTier)
+			create(governed, other)
+			eventuallyReady(governed)
+			eventuallyReady(other)
+			Expect(policies(governed.Namespace)["shop-a"]).To(asksIn("before"))
+			Expect(policies(other.Namespace)["shop-a"]).To(asksIn("kube-system"))
+			Expect([]string{governed.Status.Profile, other.Status.Profile}).To(Equal([]string{"dns", ""}))
+			untouched := policies(other.Namespace)
+
+			edit(profile, func() { profile.Spec.DNS[0].Namespace = "after" })
+			Eventually(func() networkingv1.NetworkPolicy { return policies(governed.Namespace)["shop-a"] }).Should(asksIn("after"))
+			relabel(governed.Namespace, "")
+			Eventually(func() networkingv1.NetworkPolicy { return policies(governed.Namespace)["shop-a"] }).Should(asksIn("kube-system"))
+			Expect(policies(other.Namespace)).To(Equal(untouched))
+			Expect(eventReasons(governed)(Default)).NotTo(ContainElement("DriftUndone"))
+		})
+
+		It("holds for all namespaces that name none if it is the default one, and what is built in holds when it is gone", func() {
+			app, named := application(newNamespace(), "shop", oneTier), application(namespaceOf(newProfile("its-own", `{}`).Name), "shop", oneTier)
+			create(app, named)
+			eventuallyReady(app)
+			eventuallyReady(named)
+			profile := newProfile("default", fmt.Sprintf(dnsOnly, "everybodys"))
+			Eventually(func() networkingv1.NetworkPolicy { return policies(app.Namespace)["shop-a"] }).Should(asksIn("everybodys"))
+			Expect(policies(named.Namespace)["shop-a"]).To(asksIn("kube-system"))
+			Expect(k8s.Delete(ctx, profile)).To(Succeed())
+			Eventually(func() networkingv1.NetworkPolicy { return policies(app.Namespace)["shop-a"] }).Should(asksIn("kube-system"))
+		})
+
+		It("is known of a namespace that is as new as its application: no policy is ever written by another profile", func() {
+			profile := newProfile("from-the-start", fmt.Sprintf(dnsOnly, "here"))
+			for range 20 {
+				namespace := namespaceOf(profile.Name)
+				app := application(namespace, "shop", oneTier)
+				create(app)
+				eventuallyReady(app)
+				Expect(policies(namespace)["shop-a"]).To(And(asksIn("here"), HaveField("Generation", BeEquivalentTo(1))))
+			}
+		})
+	})
+
+	Describe("a namespace that names none that exists", func() {
+		It("keeps the last policies of its applications, and writes none for a new one", func() {
+			app := application(newNamespace(), "shop", oneTier)
+			create(app)
+			eventuallyReady(app)
+			before := policies(app.Namespace)
+			relabel(app.Namespace, "nowhere")
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonProfileNotFound,
+				"namespace "+app.Namespace+" names IsolationProfile nowhere in its label appisolation.io/profile"))
+			Eventually(condition(app, v1alpha1.ConditionReady)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonProfileNotFound))
+			late := application(app.Namespace, "late", oneTier)
+			create(late)
+			Eventually(condition(late, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonProfileNotFound))
+			Expect(policies(app.Namespace)).To(Equal(before))
+
+			profile := newProfile("nowhere", fmt.Sprintf(dnsOnly, "at-last"))
+			eventuallyReady(app)
+			eventuallyReady(late)
+			Expect(policies(app.Namespace)).To(HaveKeyWithValue("shop-a", asksIn("at-last")))
+			before = policies(app.Namespace)
+			Expect(k8s.Delete(ctx, profile)).To(Succeed())
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonProfileNotFound))
+			Expect(policies(app.Namespace)).To(Equal(before))
+		})
+	})
+
+	Describe("its guardrails", func() {
+		It("keep the last good policies of what came in before, and let go when it is corrected", func() {
+			profile := newProfile("strict", `{}`)
+			app := application(namespaceOf(profile.Name), "shop", strings.Replace(twoTiers, "ingress: []", "ingress: [{name: public, from: [{namespace: edge}], to: [a]}]", 1))
+			create(app)
+			eventuallyReady(app)
+			before := policies(app.Namespace)
+			edit(profile, func() {
+				profile.Spec.Guardrails.RequiredScope = v1alpha1.ScopeNamespace
+				profile.Spec.Guardrails.IngressNamespaces = &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"source": "yes"}}
+			})
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile,
+				"spec.scope: IsolationProfile strict requires scope: Namespace\n",
+				`ingress "public": IsolationProfile strict lets in only namespaces with source=yes, and there is no namespace edge`))
+			Eventually(condition(app, v1alpha1.ConditionStalled)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonForbiddenByProfile))
+			Expect(policies(app.Namespace)).To(Equal(before))
+
+			edit(app, func() { app.Spec.Scope = v1alpha1.ScopeNamespace })
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(And(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile),
+				HaveField("Message", Not(ContainSubstring("spec.scope")))))
+			edge := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "edge"}}
+			create(edge)
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile, "namespace edge has not"))
+			Expect(policies(app.Namespace)).To(Equal(before))
+			edit(edge, func() { edge.Labels["source"] = "yes" })
+			eventuallyReady(app)
+			Expect(names(app.Namespace)).To(ConsistOf("shop-a", "shop-b", "shop-default-deny"))
+			Expect(k8s.Delete(ctx, edge)).To(Succeed())
+		})
+	})
+
+	It("is silent once it is settled", func() {
+		profile := newProfile("silent", `baseline: DenyAll`)
+		namespace := namespaceOf(profile.Name)
+		Eventually(func() []string { return names(namespace) }).Should(ConsistOf("silent.baseline"))
+		Eventually(profileCondition(profile, v1alpha1.ConditionReady)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
+		before := policies(namespace)["silent.baseline"].ResourceVersion
+		version := profile.ResourceVersion
+		// Whoever touches the namespace or the policy wakes the profile.
+		touched := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+		edit(touched, func() { touched.Labels["test/touched"] = "yes" })
+		Consistently(func() string { return policies(namespace)["silent.baseline"].ResourceVersion }).Should(Equal(before))
+		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(profile), profile)).To(Succeed())
+		Expect(profile.ResourceVersion).To(Equal(version))
+		Expect(isolation.BaselineName(profile.Name)).To(Equal("silent.baseline"))
+	})
+})
