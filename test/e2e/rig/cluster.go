@@ -135,12 +135,13 @@ func (c *Cluster) Delete(ctx context.Context, name string) error {
 
 // kinds are what scenarios change, by the names that they use.
 var kinds = map[string]client.Object{
-	"appisolation":  &v1alpha1.AppIsolation{},
-	"networkpolicy": &networkingv1.NetworkPolicy{},
-	"namespace":     &corev1.Namespace{},
-	"pod":           &corev1.Pod{},
-	"endpointslice": &discoveryv1.EndpointSlice{},
-	"service":       &corev1.Service{},
+	"appisolation":     &v1alpha1.AppIsolation{},
+	"isolationprofile": &v1alpha1.IsolationProfile{},
+	"networkpolicy":    &networkingv1.NetworkPolicy{},
+	"namespace":        &corev1.Namespace{},
+	"pod":              &corev1.Pod{},
+	"endpointslice":    &discoveryv1.EndpointSlice{},
+	"service":          &corev1.Service{},
 }
 
 func (c *Cluster) object(text string) (client.Object, error) {
@@ -154,7 +155,7 @@ func (c *Cluster) object(text string) (client.Object, error) {
 	return object, nil
 }
 
-// settled is an error until every application's status speaks of its present spec and no policy waits for the garbage
+// settled is an error until the status of every application and profile speaks of its present spec and no policy waits for the garbage
 // collector.
 func (c *Cluster) settled(ctx context.Context) error {
 	var apps v1alpha1.AppIsolationList
@@ -168,6 +169,17 @@ func (c *Cluster) settled(ctx context.Context) error {
 		ready := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionReady)
 		if ready == nil || ready.ObservedGeneration != app.Generation {
 			return fmt.Errorf("AppIsolation %s/%s has no status for generation %d", app.Namespace, app.Name, app.Generation)
+		}
+	}
+	var profiles v1alpha1.IsolationProfileList
+	if err := c.K8s.List(ctx, &profiles); err != nil {
+		return err
+	}
+	for i := range profiles.Items {
+		profile := &profiles.Items[i]
+		owners[profile.UID] = true
+		if profile.Status.ObservedGeneration != profile.Generation {
+			return fmt.Errorf("IsolationProfile %s has no status for generation %d", profile.Name, profile.Generation)
 		}
 	}
 	var policies networkingv1.NetworkPolicyList

@@ -77,8 +77,9 @@ func Begin(ctx context.Context, c *Cluster, scenario *Scenario, root string) (_ 
 
 // End removes what the scenario has put into the API server, and the wire.
 func (r *Run) End(ctx context.Context) error {
+	err := r.Cluster.K8s.DeleteAllOf(ctx, &v1alpha1.IsolationProfile{})
 	var namespaces corev1.NamespaceList
-	err := r.Cluster.K8s.List(ctx, &namespaces)
+	err = errors.Join(err, r.Cluster.K8s.List(ctx, &namespaces))
 	for _, namespace := range namespaces.Items {
 		for _, kind := range []client.Object{&v1alpha1.AppIsolation{}, &networkingv1.NetworkPolicy{}, &corev1.Pod{}} {
 			err = errors.Join(err, r.Cluster.K8s.DeleteAllOf(ctx, kind, client.InNamespace(namespace.Name), client.GracePeriodSeconds(0)))

@@ -51,7 +51,7 @@ type Step struct {
 	// Apply is YAML to apply, server-side; File is a file of it, from the top of the repository.
 	Apply string `json:"apply,omitempty"`
 	File  string `json:"file,omitempty"`
-	// Delete lists objects as kind/namespace/name.
+	// Delete lists objects as kind/namespace/name, with an empty namespace for those that have none.
 	Delete []string `json:"delete,omitempty"`
 	// Patch lists merge patches.
 	Patch []Patch `json:"patch,omitempty"`
