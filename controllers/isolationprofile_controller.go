@@ -92,9 +92,13 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 
 // sites are the namespaces that name the profile, and those that have its baseline.
 func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.IsolationProfile) ([]isolation.Site, error) {
+	namespaces, err := namespacesWith(ctx, r, profile.Name)
+	if err != nil {
+		return nil, err
+	}
 	var sites []isolation.Site
 	labelled := map[string]bool{}
-	for _, namespace := range namespacesWith(ctx, r, profile.Name) {
+	for _, namespace := range namespaces {
 		if _, named := isolation.ProfileName(namespace.Labels); named && namespace.DeletionTimestamp.IsZero() {
 			labelled[namespace.Name] = true
 			policy, err := r.baseline(ctx, namespace.Name, profile.Name)
@@ -170,8 +174,12 @@ func (r *ProfileReconciler) report(ctx context.Context, profile *v1alpha1.Isolat
 
 // baselinesWhere are the profiles with a baseline in a namespace that names this profile.
 func (r *ProfileReconciler) baselinesWhere(ctx context.Context, profile client.Object) []reconcile.Request {
+	namespaces, err := namespacesWith(ctx, r, profile.GetName())
+	if err != nil {
+		log.FromContext(ctx).Error(err, "look up the namespaces that name a profile", "profile", profile.GetName())
+	}
 	var requests []reconcile.Request
-	for _, namespace := range namespacesWith(ctx, r, profile.GetName()) {
+	for _, namespace := range namespaces {
 		if _, named := isolation.ProfileName(namespace.Labels); named {
 			requests = append(requests, r.baselinesIn(ctx, namespace.Name)...)
 		}

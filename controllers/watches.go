@@ -207,7 +207,11 @@ func (r *Reconciler) concernedByPolicy(ctx context.Context, policy client.Object
 // concernedByProfile are the applications of all namespaces that have the profile.
 func (r *Reconciler) concernedByProfile(ctx context.Context, profile client.Object) []reconcile.Request {
 	var requests []reconcile.Request
-	for _, namespace := range namespacesWith(ctx, r, profile.GetName()) {
+	namespaces, err := namespacesWith(ctx, r, profile.GetName())
+	if err != nil {
+		log.FromContext(ctx).Error(err, "look up the namespaces that a profile concerns", "profile", profile.GetName())
+	}
+	for _, namespace := range namespaces {
 		var apps v1alpha1.AppIsolationList
 		if err := r.List(ctx, &apps, client.InNamespace(namespace.Name), client.DisableReadYourWritesConsistency); err != nil {
 			log.FromContext(ctx).Error(err, "look up the applications that a profile concerns", "namespace", namespace.Name)
@@ -220,16 +224,16 @@ func (r *Reconciler) concernedByProfile(ctx context.Context, profile client.Obje
 }
 
 // namespacesWith are the namespaces that have a profile, whether they name it or have it for want of a label.
-func namespacesWith(ctx context.Context, reader client.Reader, profile string) []metav1.PartialObjectMetadata {
+func namespacesWith(ctx context.Context, reader client.Reader, profile string) ([]metav1.PartialObjectMetadata, error) {
 	namespaces := &metav1.PartialObjectMetadataList{}
 	namespaces.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("NamespaceList"))
 	if err := reader.List(ctx, namespaces, client.UnsafeDisableDeepCopy); err != nil {
-		log.FromContext(ctx).Error(err, "look up the namespaces that have a profile", "profile", profile)
+		return nil, fmt.Errorf("list the namespaces: %w", err)
 	}
 	return slices.DeleteFunc(namespaces.Items, func(n metav1.PartialObjectMetadata) bool {
 		name, _ := isolation.ProfileName(n.Labels)
 		return name != profile
-	})
+	}), nil
 }
 
 func (r *Reconciler) concernedByNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

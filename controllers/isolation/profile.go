@@ -9,9 +9,9 @@ import (
 )
 
 // ProfileName is the name of the profile that a namespace with these labels has, and whether it names it itself.
-// Without the label it has the default one, if there is one of that name.
+// Without the label, or with an empty one, it has the default one, if there is one of that name.
 func ProfileName(namespaceLabels map[string]string) (name string, named bool) {
-	if name, named = namespaceLabels[v1alpha1.LabelProfile]; named {
+	if name = namespaceLabels[v1alpha1.LabelProfile]; name != "" {
 		return name, true
 	}
 	return v1alpha1.DefaultProfile, false
@@ -72,7 +72,7 @@ func entityPeers(profile *v1alpha1.IsolationProfile, entity v1alpha1.Entity) []P
 
 // reserved are the ranges that are not the world where nobody has said otherwise.
 var reserved = []v1alpha1.CIDR{
-	"10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16",
+	"10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16", "240.0.0.0/4",
 	"::1/128", "fc00::/7", "fe80::/10",
 }
 

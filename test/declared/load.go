@@ -13,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
@@ -71,56 +72,44 @@ func (w *World) addObject(document []byte) error {
 	if err := yaml.Unmarshal(document, &meta); err != nil {
 		return err
 	}
-	switch meta.Kind {
-	case "AppIsolation":
-		app := &v1alpha1.AppIsolation{}
-		w.Apps = append(w.Apps, app)
-		return yaml.UnmarshalStrict(document, app)
-	case "IsolationProfile":
-		profile := &v1alpha1.IsolationProfile{}
-		if err := yaml.UnmarshalStrict(document, profile); err != nil {
-			return err
-		}
-		if w.Profiles == nil {
-			w.Profiles = map[string]*v1alpha1.IsolationProfile{}
-		}
-		w.Profiles[profile.Name] = profile
-	case "Namespace":
-		var namespace corev1.Namespace
-		if err := yaml.UnmarshalStrict(document, &namespace); err != nil {
-			return err
-		}
-		w.addNamespace(&namespace)
-	case "EndpointSlice":
-		var slice discoveryv1.EndpointSlice
-		if err := yaml.UnmarshalStrict(document, &slice); err != nil {
-			return err
-		}
-		w.addEndpoints(&slice)
-	case "Service":
-		var service corev1.Service
-		if err := yaml.UnmarshalStrict(document, &service); err != nil {
-			return err
-		}
-		w.Services = append(w.Services, service)
-		for _, ip := range service.Spec.ClusterIPs { // the API servers' is the only one with addresses
-			w.APIServer.Services = append(w.APIServer.Services, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
-		}
-	case "NetworkPolicy":
-		return addTo(&w.Policies, document)
-	case "Pod":
-		return addTo(&w.Pods, document)
-	default:
+	add, known := map[string]func([]byte) error{
+		"AppIsolation":     func(d []byte) error { return addTo(d, func(a *v1alpha1.AppIsolation) { w.Apps = append(w.Apps, a) }) },
+		"IsolationProfile": func(d []byte) error { return addTo(d, w.addProfile) },
+		"Namespace":        func(d []byte) error { return addTo(d, w.addNamespace) },
+		"EndpointSlice":    func(d []byte) error { return addTo(d, w.addEndpoints) },
+		"Service":          func(d []byte) error { return addTo(d, w.addService) },
+		"NetworkPolicy":    func(d []byte) error { return addTo(d, func(p *networkingv1.NetworkPolicy) { w.Policies = append(w.Policies, *p) }) },
+		"Pod":              func(d []byte) error { return addTo(d, func(p *corev1.Pod) { w.Pods = append(w.Pods, *p) }) },
+	}[meta.Kind]
+	if !known {
 		return fmt.Errorf("unknown kind %q", meta.Kind)
 	}
+	return add(document)
+}
+
+// addTo reads one object, strictly, and adds it.
+func addTo[T any](document []byte, add func(*T)) error {
+	var object T
+	if err := yaml.UnmarshalStrict(document, &object); err != nil {
+		return err
+	}
+	add(&object)
 	return nil
 }
 
-func addTo[T any](all *[]T, document []byte) error {
-	var object T
-	err := yaml.UnmarshalStrict(document, &object)
-	*all = append(*all, object)
-	return err
+func (w *World) addProfile(profile *v1alpha1.IsolationProfile) {
+	if w.Profiles == nil {
+		w.Profiles = map[string]*v1alpha1.IsolationProfile{}
+	}
+	w.Profiles[profile.Name] = profile
+}
+
+// addService adds a Service. That of the API servers is the only one with addresses.
+func (w *World) addService(service *corev1.Service) {
+	w.Services = append(w.Services, *service)
+	for _, ip := range service.Spec.ClusterIPs {
+		w.APIServer.Services = append(w.APIServer.Services, netip.AddrPortFrom(netip.MustParseAddr(ip), uint16(service.Spec.Ports[0].Port)))
+	}
 }
 
 // addNamespace adds a namespace with the label that the API server gives to each.

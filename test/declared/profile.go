@@ -14,8 +14,8 @@ import (
 // Profile is the profile of a namespace: the one that its label names, else the one called default; nil if there is
 // none. Missing is the name in the label, if there is none of that name.
 func (w World) Profile(namespace string) (profile *v1alpha1.IsolationProfile, missing string) {
-	name, named := w.Namespaces[namespace][v1alpha1.LabelProfile]
-	if !named {
+	name := w.Namespaces[namespace][v1alpha1.LabelProfile]
+	if name == "" {
 		return w.Profiles["default"], ""
 	}
 	if w.Profiles[name] == nil {
@@ -54,7 +54,7 @@ func (l lines) isWorld(who netip.Addr) bool {
 	if world := l.world.said(l.app.Namespace).Entities.World; world != nil {
 		return !inRanges(who, world.Except)
 	}
-	return !who.IsPrivate() && !who.IsLoopback() && !who.IsLinkLocalUnicast() && !inBlock(who, "100.64.0.0/10")
+	return !who.IsPrivate() && !who.IsLoopback() && !who.IsLinkLocalUnicast() && !inBlock(who, "100.64.0.0/10") && !inBlock(who, "240.0.0.0/4")
 }
 
 func inRanges(address netip.Addr, ranges []v1alpha1.CIDR) bool {

@@ -173,7 +173,7 @@ func (n *namedThings) addresses(w World) []Endpoint {
 		last := lastOf(prefix)
 		all = append(all, prefix.Addr().Prev(), prefix.Addr(), last, last.Next())
 	}
-	for _, text := range []string{"8.8.8.8", "192.168.1.1", "100.64.0.1", "2606:4700::1", "fd00::1", "fe80::1"} {
+	for _, text := range []string{"8.8.8.8", "192.168.1.1", "100.64.0.1", "240.0.0.1", "2606:4700::1", "fd00::1", "fe80::1"} {
 		all = append(all, netip.MustParseAddr(text))
 	}
 	for _, server := range slices.Concat(w.APIServer.Endpoints, w.APIServer.Services) {
