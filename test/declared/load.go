@@ -78,8 +78,10 @@ func (w *World) addObject(document []byte) error {
 		"Namespace":        func(d []byte) error { return addTo(d, w.addNamespace) },
 		"EndpointSlice":    func(d []byte) error { return addTo(d, w.addEndpoints) },
 		"Service":          func(d []byte) error { return addTo(d, w.addService) },
-		"NetworkPolicy":    func(d []byte) error { return addTo(d, func(p *networkingv1.NetworkPolicy) { w.Policies = append(w.Policies, *p) }) },
-		"Pod":              func(d []byte) error { return addTo(d, func(p *corev1.Pod) { w.Pods = append(w.Pods, *p) }) },
+		"NetworkPolicy": func(d []byte) error {
+			return addTo(d, func(p *networkingv1.NetworkPolicy) { w.Policies = append(w.Policies, *p) })
+		},
+		"Pod": func(d []byte) error { return addTo(d, func(p *corev1.Pod) { w.Pods = append(w.Pods, *p) }) },
 	}[meta.Kind]
 	if !known {
 		return fmt.Errorf("unknown kind %q", meta.Kind)
