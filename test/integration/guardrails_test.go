@@ -36,15 +36,14 @@ type guardrailRow struct {
 
 // entryPair is one ingress and one egress entry, both with these peers.
 func entryPair(peers string) string {
-	return "ingress: [{name: in, from: [" + peers + "], to: [web]}]\n" +
-		"egress: [{name: out, from: [web], to: [" + peers + "], ports: [{port: 443}]}]"
+	return ingressFrom(peers) + "\n" + egressTo(peers, "{port: 443}")
 }
 
-func outside(entry, ranges, allowed string) string {
+func rangeWords(entry, ranges, allowed string) string {
 	return entry + ": ipBlock " + ranges + " must lie inside one of the ranges that IsolationProfile guarded allows: " + allowed
 }
 
-func forbidden(entry, entities string) string {
+func entityWords(entry, entities string) string {
 	return entry + ": IsolationProfile guarded forbids the entity " + entities + ": name namespaces or addresses instead"
 }
 
@@ -65,8 +64,8 @@ var guardrailRows = []guardrailRow{
 		name: "all that can be forbidden at once", guardrails: `{requiredScope: Namespace, forbiddenEntities: [World], ingressCIDRs: [10.0.0.0/8], egressCIDRs: [172.16.0.0/12]}`,
 		spec: entryPair(`{entity: World}, {ipBlock: {cidr: 192.168.0.0/16}}`),
 		words: []string{
-			needsNamespace, forbidden(`ingress "in"`, "World"), forbidden(`egress "out"`, "World"),
-			outside(`ingress "in"`, "192.168.0.0/16", "10.0.0.0/8"), outside(`egress "out"`, "192.168.0.0/16", "172.16.0.0/12"),
+			needsNamespace, entityWords(`ingress "in"`, "World"), entityWords(`egress "out"`, "World"),
+			rangeWords(`ingress "in"`, "192.168.0.0/16", "10.0.0.0/8"), rangeWords(`egress "out"`, "192.168.0.0/16", "172.16.0.0/12"),
 		},
 	},
 
@@ -81,25 +80,25 @@ var guardrailRows = []guardrailRow{
 	// Entities.
 	{
 		name: "an entity that is forbidden", guardrails: `{forbiddenEntities: [World]}`, spec: entryPair(`{entity: World}`),
-		words: []string{forbidden(`ingress "in"`, "World"), forbidden(`egress "out"`, "World")},
+		words: []string{entityWords(`ingress "in"`, "World"), entityWords(`egress "out"`, "World")},
 	},
 	{name: "an entity where another is forbidden", guardrails: `{forbiddenEntities: [All]}`, spec: entryPair(`{entity: World}`)},
 	{name: "other peers where entities are forbidden", guardrails: `{forbiddenEntities: [All, World]}`, spec: entryPair(`{namespace: shop}, {ipBlock: {cidr: 0.0.0.0/0}}`)},
 	{
 		name: "forbidden entities among others, in the order of the spec", guardrails: `{forbiddenEntities: [All, World, Nodes]}`,
 		spec:  ingressFrom(`{entity: Nodes}, {entity: Monitoring}, {namespace: shop}, {entity: All}`),
-		words: []string{forbidden(`ingress "in"`, "Nodes, All")},
+		words: []string{entityWords(`ingress "in"`, "Nodes, All")},
 	},
 	{
 		name: "a forbidden entity named twice", guardrails: `{forbiddenEntities: [All]}`,
 		spec:  ingressFrom(`{entity: All}, {entity: All}`),
-		words: []string{forbidden(`ingress "in"`, "All, All")},
+		words: []string{entityWords(`ingress "in"`, "All, All")},
 	},
 	{
 		name: "a forbidden entity in some entries", guardrails: `{forbiddenEntities: [All]}`,
 		spec: "ingress: [{name: a, from: [{entity: All}], to: [web]}, {name: b, from: [{entity: World}], to: [web]}, {name: c, from: [{entity: All}], to: [web]}]\n" +
 			"egress: [{name: a, from: [web], to: [{entity: KubeAPIServer}]}, {name: b, from: [web], to: [{entity: All}]}]",
-		words: []string{forbidden(`ingress "a"`, "All"), forbidden(`ingress "c"`, "All"), forbidden(`egress "b"`, "All")},
+		words: []string{entityWords(`ingress "a"`, "All"), entityWords(`ingress "c"`, "All"), entityWords(`egress "b"`, "All")},
 	},
 
 	// Ranges.
@@ -108,43 +107,44 @@ var guardrailRows = []guardrailRow{
 	{name: "the last address of a range", guardrails: `{egressCIDRs: [203.0.113.0/24]}`, spec: blocked(`cidr: 203.0.113.255/32`)},
 	{
 		name: "addresses outside all ranges", guardrails: `{egressCIDRs: [203.0.113.0/24, 198.51.100.0/24]}`, spec: blocked(`cidr: 192.0.2.0/24`),
-		words: []string{outside(`egress "out"`, "192.0.2.0/24", "203.0.113.0/24, 198.51.100.0/24")},
+		words: []string{rangeWords(`egress "out"`, "192.0.2.0/24", "203.0.113.0/24, 198.51.100.0/24")},
 	},
 	{
 		name: "more than a range", guardrails: `{egressCIDRs: [203.0.113.0/24]}`, spec: blocked(`cidr: 203.0.112.0/23`),
-		words: []string{outside(`egress "out"`, "203.0.112.0/23", "203.0.113.0/24")},
+		words: []string{rangeWords(`egress "out"`, "203.0.112.0/23", "203.0.113.0/24")},
 	},
 	{
-		name: "more than a range, from its first address on", guardrails: `{egressCIDRs: [203.0.112.0/24]}`, spec: blocked(`cidr: 203.0.112.0/23`),
-		words: []string{outside(`egress "out"`, "203.0.112.0/23", "203.0.112.0/24")},
+		name: "more than a range, from its first address on", guardrails: `{ingressCIDRs: [203.0.112.0/24], egressCIDRs: [203.0.112.0/24]}`,
+		spec:  entryPair(`{ipBlock: {cidr: 203.0.112.0/23}}`),
+		words: []string{rangeWords(`ingress "in"`, "203.0.112.0/23", "203.0.112.0/24"), rangeWords(`egress "out"`, "203.0.112.0/23", "203.0.112.0/24")},
 	},
 	{
 		name: "two ranges side by side, named as one", guardrails: `{egressCIDRs: [203.0.113.0/25, 203.0.113.128/25]}`, spec: blocked(`cidr: 203.0.113.0/24`),
-		words: []string{outside(`egress "out"`, "203.0.113.0/24", "203.0.113.0/25, 203.0.113.128/25")},
+		words: []string{rangeWords(`egress "out"`, "203.0.113.0/24", "203.0.113.0/25, 203.0.113.128/25")},
 	},
 	{name: "addresses inside a range, beside one within it", guardrails: `{egressCIDRs: [10.1.2.0/24, 10.0.0.0/8, 10.1.0.0/16]}`, spec: blocked(`cidr: 10.1.0.0/20`)},
 	{
 		name: "everything less all but a range", guardrails: `{egressCIDRs: [128.0.0.0/1]}`, spec: blocked(`cidr: 0.0.0.0/0, except: [0.0.0.0/1]`),
-		words: []string{outside(`egress "out"`, "0.0.0.0/0", "128.0.0.0/1")},
+		words: []string{rangeWords(`egress "out"`, "0.0.0.0/0", "128.0.0.0/1")},
 	},
 	{
 		name: "addresses inside and outside in one entry, in the order of the spec", guardrails: `{egressCIDRs: [10.0.0.0/8]}`,
 		spec:  egressTo(`{ipBlock: {cidr: 203.0.113.0/24}}, {namespace: shop}, {ipBlock: {cidr: 10.1.0.0/16}}, {ipBlock: {cidr: 192.0.2.0/24}}`, `{port: 443}`),
-		words: []string{outside(`egress "out"`, "203.0.113.0/24, 192.0.2.0/24", "10.0.0.0/8")},
+		words: []string{rangeWords(`egress "out"`, "203.0.113.0/24, 192.0.2.0/24", "10.0.0.0/8")},
 	},
 	{
 		name: "addresses outside in some entries", guardrails: `{ingressCIDRs: [10.0.0.0/8]}`,
 		spec: "ingress: [{name: a, from: [{ipBlock: {cidr: 192.0.2.0/24}}], to: [web]}, {name: b, from: [{ipBlock: {cidr: 10.9.0.0/16}}], to: [web]}, " +
 			"{name: c, from: [{ipBlock: {cidr: 203.0.113.0/24}}], to: [web]}]",
-		words: []string{outside(`ingress "a"`, "192.0.2.0/24", "10.0.0.0/8"), outside(`ingress "c"`, "203.0.113.0/24", "10.0.0.0/8")},
+		words: []string{rangeWords(`ingress "a"`, "192.0.2.0/24", "10.0.0.0/8"), rangeWords(`ingress "c"`, "203.0.113.0/24", "10.0.0.0/8")},
 	},
 	{
 		name: "addresses out and in, where only those out are bounded", guardrails: `{egressCIDRs: [10.0.0.0/8]}`, spec: entryPair(`{ipBlock: {cidr: 192.0.2.0/24}}`),
-		words: []string{outside(`egress "out"`, "192.0.2.0/24", "10.0.0.0/8")},
+		words: []string{rangeWords(`egress "out"`, "192.0.2.0/24", "10.0.0.0/8")},
 	},
 	{
 		name: "addresses out and in, where only those in are bounded", guardrails: `{ingressCIDRs: [10.0.0.0/8]}`, spec: entryPair(`{ipBlock: {cidr: 192.0.2.0/24}}`),
-		words: []string{outside(`ingress "in"`, "192.0.2.0/24", "10.0.0.0/8")},
+		words: []string{rangeWords(`ingress "in"`, "192.0.2.0/24", "10.0.0.0/8")},
 	},
 	{name: "addresses inside, out and in", guardrails: `{ingressCIDRs: [192.0.2.0/24], egressCIDRs: [192.0.0.0/16]}`, spec: entryPair(`{ipBlock: {cidr: 192.0.2.0/25}}`)},
 	{name: "other peers where addresses are bounded", guardrails: `{ingressCIDRs: [10.0.0.0/8], egressCIDRs: [10.0.0.0/8]}`, spec: entryPair(`{namespace: shop}, {entity: World}`)},
@@ -156,20 +156,20 @@ var guardrailRows = []guardrailRow{
 	},
 	{
 		name: "IPv6 where only IPv4 is allowed", guardrails: `{egressCIDRs: [0.0.0.0/0]}`, spec: blocked(`cidr: "2001:db8::/32"`),
-		words: []string{outside(`egress "out"`, "2001:db8::/32", "0.0.0.0/0")},
+		words: []string{rangeWords(`egress "out"`, "2001:db8::/32", "0.0.0.0/0")},
 	},
 	{
 		name: "IPv4 where only IPv6 is allowed", guardrails: `{egressCIDRs: ["::/0"]}`, spec: blocked(`cidr: 10.0.0.0/8`),
-		words: []string{outside(`egress "out"`, "10.0.0.0/8", "::/0")},
+		words: []string{rangeWords(`egress "out"`, "10.0.0.0/8", "::/0")},
 	},
 	{
 		name: "all of IPv6 where some is allowed", guardrails: `{egressCIDRs: [0.0.0.0/0, "2001:db8::/32"]}`, spec: egressTo(`{ipBlock: {cidr: 0.0.0.0/0}}, {ipBlock: {cidr: "::/0"}}`, `{port: 443}`),
-		words: []string{outside(`egress "out"`, "::/0", "0.0.0.0/0, 2001:db8::/32")},
+		words: []string{rangeWords(`egress "out"`, "::/0", "0.0.0.0/0, 2001:db8::/32")},
 	},
 	{name: "IPv6 written at length", guardrails: `{egressCIDRs: ["2001:db8::/32"]}`, spec: blocked(`cidr: "2001:0DB8:0001:0000:0000:0000:0000:0000/48"`)},
 	{
 		name: "IPv6 written at length, outside", guardrails: `{egressCIDRs: ["2001:0db8::/32"]}`, spec: blocked(`cidr: "2001:0DB9:0000:0000:0000:0000:0000:0000/32"`),
-		words: []string{outside(`egress "out"`, "2001:0DB9:0000:0000:0000:0000:0000:0000/32", "2001:0db8::/32")},
+		words: []string{rangeWords(`egress "out"`, "2001:0DB9:0000:0000:0000:0000:0000:0000/32", "2001:0db8::/32")},
 	},
 }
 
@@ -186,7 +186,7 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 	}, guardrailEntries())
 
 	Describe("which profile governs", func() {
-		tierless := func(namespace string) []string { return refusedAtTheDoor(guardedApp(namespace, ``)) }
+		refusedIn := func(namespace string) []string { return refusedAtTheDoor(guardedApp(namespace, ``)) }
 		requires := func(profile, scope string) []string {
 			return []string{"spec.scope: IsolationProfile " + profile + " requires scope: " + scope}
 		}
@@ -195,24 +195,24 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 			guard(guarded, `{requiredScope: Tiers}`)
 			guard("others", `{requiredScope: Namespace}`)
 			guard(v1alpha1.DefaultProfile, `{requiredScope: Namespace}`)
-			Expect(tierless(newNamespaceOf(guarded))).To(BeNil())
-			Expect(tierless(newNamespaceOf("others"))).To(Equal(requires("others", "Namespace")))
+			Expect(refusedIn(newNamespaceOf(guarded))).To(BeNil())
+			Expect(refusedIn(newNamespaceOf("others"))).To(Equal(requires("others", "Namespace")))
 		})
 
 		It("is the one called default where the namespace names none", func() {
 			guard(guarded, `{requiredScope: Tiers}`)
 			guard(v1alpha1.DefaultProfile, `{requiredScope: Namespace}`)
-			Expect(tierless(newNamespace())).To(Equal(requires("default", "Namespace")))
+			Expect(refusedIn(newNamespace())).To(Equal(requires("default", "Namespace")))
 		})
 
 		It("is none where there is none called default", func() {
 			guard(guarded, `{requiredScope: Namespace}`)
-			Expect(tierless(newNamespace())).To(BeNil())
+			Expect(refusedIn(newNamespace())).To(BeNil())
 		})
 
 		It("is none where the label names one that does not exist: the operator says so", func() {
 			guard(v1alpha1.DefaultProfile, `{requiredScope: Namespace}`)
-			Expect(tierless(newNamespaceOf("nosuch"))).To(BeNil())
+			Expect(refusedIn(newNamespaceOf("nosuch"))).To(BeNil())
 		})
 	})
 
@@ -249,7 +249,7 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 		guard(guarded, `{requiredScope: Namespace, forbiddenEntities: [World]}`)
 		output, err := kubectl("apply", "-f", asFile(guardedApp(newNamespaceOf(guarded), entryPair(`{entity: World}`))))
 		Expect(err).To(HaveOccurred())
-		Expect(output).To(HaveSuffix("denied request: " + needsNamespace + "; " + forbidden(`ingress "in"`, "World") + "; " + forbidden(`egress "out"`, "World") + "\n"))
+		Expect(output).To(HaveSuffix("denied request: " + needsNamespace + "; " + entityWords(`ingress "in"`, "World") + "; " + entityWords(`egress "out"`, "World") + "\n"))
 	})
 
 	// What an expression costs is counted while it is evaluated, and the API server sets it a bound: only large objects tell.
@@ -285,7 +285,7 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 			allowed := guardBy(inside)
 			app := largest(inside(last))
 			app.Spec.Egress[last].To[15].IPBlock.CIDR = away
-			Expect(refusedAtTheDoor(app)).To(Equal([]string{outside(`egress "`+numbered(63, last)+`"`, away, allowed)}))
+			Expect(refusedAtTheDoor(app)).To(Equal([]string{rangeWords(`egress "`+numbered(63, last)+`"`, away, allowed)}))
 		})
 
 		It("is refused in a line and a count where nothing of it is allowed", func() {
@@ -304,7 +304,7 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 			allowed := guardBy(around)
 			lines := refusedAtTheDoor(largest("2001:db8::/64"))
 			Expect(lines).To(HaveLen(2))
-			Expect(lines[0]).To(Equal(outside(`ingress "`+numbered(63, 0)+`"`, "2001:db8::/64"+strings.Repeat(", 2001:db8::/64", 15), allowed)))
+			Expect(lines[0]).To(Equal(rangeWords(`ingress "`+numbered(63, 0)+`"`, "2001:db8::/64"+strings.Repeat(", 2001:db8::/64", 15), allowed)))
 			Expect(lines[1]).To(Equal("and 127 more like this"))
 		})
 	})
