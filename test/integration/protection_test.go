@@ -163,8 +163,6 @@ var _ = Describe("the protection of what the operator writes", Ordered, func() {
 		Entry("a policy that says who manages it, and nothing more", map[string]string{isolation.LabelManagedBy: isolation.ManagedBy}),
 		Entry("a policy with a UID that somebody else manages", map[string]string{isolation.LabelManagedBy: "helm", isolation.LabelUID: "0"}),
 	)
-
-	It("has expressions that fit the types", func() { expectNoTypeWarnings("appisolation-protection") })
 })
 
 // marked is a policy with the operator's labels, and one of the two UIDs.
