@@ -406,7 +406,7 @@ type AppRef struct {
 // IPBlock is a range of addresses, less some smaller ranges inside it.
 //
 // +kubebuilder:validation:XValidation:rule="isCIDR(self.cidr) && cidr(self.cidr) == cidr(self.cidr).masked()",fieldPath=".cidr",message="cidr must be an IPv4 or IPv6 range without host bits, such as 203.0.113.0/24 or 2001:db8::/32"
-// +kubebuilder:validation:XValidation:rule="!has(self.except) || !isCIDR(self.cidr) || self.except.all(e, isCIDR(e) && cidr(e) == cidr(e).masked() && cidr(self.cidr).containsCIDR(e) && cidr(e).prefixLength() > cidr(self.cidr).prefixLength())",fieldPath=".except",message="except must list smaller ranges inside cidr, without host bits"
+// +kubebuilder:validation:XValidation:rule="!has(self.except) || !isCIDR(self.cidr) || self.except.all(e, isCIDR(e) && cidr(e) == cidr(e).masked() && cidr(self.cidr).containsIP(cidr(e).ip()) && cidr(e).prefixLength() > cidr(self.cidr).prefixLength())",fieldPath=".except",message="except must list smaller ranges inside cidr, without host bits"
 type IPBlock struct {
 	// cidr is the range, IPv4 or IPv6, without host bits: 203.0.113.0/24, 2001:db8::/32. An IPv4 range says nothing
 	// about IPv6, nor the other way round.

@@ -12,30 +12,55 @@ import (
 )
 
 // forbidden says what the profile does not allow in a valid declaration, one message for each entry and rule. The
-// admission policy in config/guardrails says the same words, but for ingressNamespaces, which it cannot check.
+// admission policy in config/guardrails says the same words in the same order, but for ingressNamespaces, which it cannot
+// check.
 func forbidden(app *v1alpha1.AppIsolation, facts Facts) []string {
 	rails, profile := &facts.Profile.Spec.Guardrails, facts.Profile.Name
 	var messages []string
 	if rails.RequiredScope != "" && app.Spec.EffectiveScope() != rails.RequiredScope {
 		messages = append(messages, fmt.Sprintf("spec.scope: IsolationProfile %s requires scope: %s", profile, rails.RequiredScope))
 	}
-	for i := range app.Spec.Ingress {
-		e, peers := entry{v1alpha1.DirectionIngress, app.Spec.Ingress[i].Name}, app.Spec.Ingress[i].From
-		messages = append(messages, forbiddenEntities(e, peers, profile, rails.ForbiddenEntities)...)
-		messages = append(messages, forbiddenRanges(e, peers, profile, rails.IngressCIDRs)...)
-		messages = append(messages, forbiddenNamespaces(e, peers, app.Namespace, facts)...)
+	ingress, egress := ingressPeers(&app.Spec), egressPeers(&app.Spec)
+	for _, e := range slices.Concat(ingress, egress) {
+		messages = append(messages, forbiddenEntities(e, profile, rails.ForbiddenEntities)...)
 	}
-	for i := range app.Spec.Egress {
-		e, peers := entry{v1alpha1.DirectionEgress, app.Spec.Egress[i].Name}, app.Spec.Egress[i].To
-		messages = append(messages, forbiddenEntities(e, peers, profile, rails.ForbiddenEntities)...)
-		messages = append(messages, forbiddenRanges(e, peers, profile, rails.EgressCIDRs)...)
+	for _, e := range ingress {
+		messages = append(messages, forbiddenRanges(e, profile, rails.IngressCIDRs)...)
+	}
+	for _, e := range egress {
+		messages = append(messages, forbiddenRanges(e, profile, rails.EgressCIDRs)...)
+	}
+	for _, e := range ingress {
+		messages = append(messages, forbiddenNamespaces(e, app.Namespace, facts)...)
 	}
 	return messages
 }
 
-func forbiddenEntities(e entry, peers []v1alpha1.Peer, profile string, entities []v1alpha1.Entity) []string {
+// entryPeers are an ingress or egress entry's peers.
+type entryPeers struct {
+	entry
+	peers []v1alpha1.Peer
+}
+
+func ingressPeers(spec *v1alpha1.AppIsolationSpec) []entryPeers {
+	var all []entryPeers
+	for _, in := range spec.Ingress {
+		all = append(all, entryPeers{entry{v1alpha1.DirectionIngress, in.Name}, in.From})
+	}
+	return all
+}
+
+func egressPeers(spec *v1alpha1.AppIsolationSpec) []entryPeers {
+	var all []entryPeers
+	for _, out := range spec.Egress {
+		all = append(all, entryPeers{entry{v1alpha1.DirectionEgress, out.Name}, out.To})
+	}
+	return all
+}
+
+func forbiddenEntities(e entryPeers, profile string, entities []v1alpha1.Entity) []string {
 	var found []string
-	for _, peer := range peers {
+	for _, peer := range e.peers {
 		if slices.Contains(entities, peer.Entity) {
 			found = append(found, string(peer.Entity))
 		}
@@ -48,12 +73,12 @@ func forbiddenEntities(e entry, peers []v1alpha1.Peer, profile string, entities 
 
 // forbiddenRanges finds the ipBlocks that lie inside none of the ranges; no ranges means that any is allowed. What an
 // ipBlock excepts does not count: another entry could open it again.
-func forbiddenRanges(e entry, peers []v1alpha1.Peer, profile string, ranges []v1alpha1.CIDR) []string {
+func forbiddenRanges(e entryPeers, profile string, ranges []v1alpha1.CIDR) []string {
 	if ranges == nil {
 		return nil
 	}
 	var found []string
-	for _, peer := range peers {
+	for _, peer := range e.peers {
 		if peer.IPBlock != nil && !slices.ContainsFunc(ranges, func(r v1alpha1.CIDR) bool { return inside(mustParse(peer.IPBlock.CIDR), mustParse(string(r))) }) {
 			found = append(found, peer.IPBlock.CIDR)
 		}
@@ -74,13 +99,13 @@ func inside(inner, outer netip.Prefix) bool {
 }
 
 // forbiddenNamespaces finds the sources in namespaces that may not be named.
-func forbiddenNamespaces(e entry, peers []v1alpha1.Peer, own string, facts Facts) []string {
+func forbiddenNamespaces(e entryPeers, own string, facts Facts) []string {
 	allowed := facts.Profile.Spec.Guardrails.IngressNamespaces
 	if allowed == nil {
 		return nil
 	}
 	var messages []string
-	for _, peer := range peers {
+	for _, peer := range e.peers {
 		if name := forbiddenNamespace(peer, allowed, own, facts.Namespaces); name != "" {
 			messages = append(messages, fmt.Sprintf("%s: IsolationProfile %s lets in only namespaces with %s, and %s: name another, or ask your platform team to label it",
 				e, facts.Profile.Name, selectorText(allowed), name))

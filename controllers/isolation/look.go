@@ -174,13 +174,10 @@ func (l *look) unisolatedPods() {
 // foreignPolicies finds others' policies that select the application's pods, and what they open to them. The policies of
 // other applications are a matter of overlapping tiers, and a baseline opens nothing.
 func (l *look) foreignPolicies() {
-	own := map[string]*networkingv1.NetworkPolicy{}
-	for _, policy := range l.model.NetworkPolicies() {
-		own[policy.Labels[LabelTier]] = policy
-	}
+	desired := l.model.NetworkPolicies()
 	for i := range l.seen.Policies {
 		policy := &l.seen.Policies[i]
-		if Owns(l.app, policy) || l.isOperators(policy) {
+		if l.isOperators(policy, desired) {
 			continue
 		}
 		var tiers, opened []string
@@ -189,7 +186,7 @@ func (l *look) foreignPolicies() {
 				continue
 			}
 			tiers = append(tiers, tier.Name)
-			for _, direction := range opens(policy, own[tier.Name], l.app.Namespace) {
+			for _, direction := range opens(policy, named(desired, PolicyName(l.app.Name, tier.Name)), l.app.Namespace) {
 				opened = append(opened, fmt.Sprintf("%s of tier %s", direction, tier.Name))
 			}
 		}
@@ -204,10 +201,12 @@ func (l *look) foreignPolicies() {
 	}
 }
 
-// isOperators says whether a policy belongs to another application that exists, or is a profile's baseline.
-func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
+// isOperators says whether the operator keeps a policy as it should be: for this application or another, or for a
+// profile. Labels of ours on somebody's own policy do not make it so.
+func (l *look) isOperators(policy *networkingv1.NetworkPolicy, desired []*networkingv1.NetworkPolicy) bool {
 	if owner := metav1.GetControllerOf(policy); owner != nil {
 		return owner.APIVersion == v1alpha1.GroupVersion.String()
 	}
-	return slices.ContainsFunc(l.seen.Apps, func(other v1alpha1.AppIsolation) bool { return Owns(&other, policy) })
+	return named(desired, policy.Name) != nil && Owns(l.app, policy) || isOrphan(l.app, policy) ||
+		slices.ContainsFunc(l.seen.Apps, func(other v1alpha1.AppIsolation) bool { return isOrphan(&other, policy) })
 }

@@ -150,7 +150,8 @@ func isOrphan(app *v1alpha1.AppIsolation, policy *networkingv1.NetworkPolicy) bo
 
 // OrphanOf is the application, as LabelApp has it, that leaves this policy behind when it goes; empty if none does.
 func OrphanOf(policy metav1.Object) string {
-	if labels := policy.GetLabels(); labels[LabelDeletionPolicy] == string(v1alpha1.DeletionPolicyOrphan) {
+	labels := policy.GetLabels()
+	if labels[LabelManagedBy] == ManagedBy && labels[LabelDeletionPolicy] == string(v1alpha1.DeletionPolicyOrphan) {
 		return labels[LabelApp]
 	}
 	return ""

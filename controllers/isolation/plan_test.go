@@ -296,7 +296,7 @@ func TestOwns(t *testing.T) {
 	}
 	ours := map[string]string{LabelUID: "ours"}
 	orphan := func(app, tier string) map[string]string {
-		return map[string]string{LabelUID: "former", LabelDeletionPolicy: "Orphan", LabelApp: app, LabelTier: tier}
+		return map[string]string{LabelUID: "former", LabelManagedBy: ManagedBy, LabelDeletionPolicy: "Orphan", LabelApp: app, LabelTier: tier}
 	}
 	for _, row := range []struct {
 		name   string

@@ -10,7 +10,6 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -172,6 +171,32 @@ var guardrailRows = []guardrailRow{
 	},
 }
 
+// What came in before its profile had a guardrail, and what no admission policy has seen.
+var _ = Describe("guardrails of the operator", Ordered, func() {
+	BeforeAll(func() {
+		o := startOperator(kubeconfig)
+		DeferCleanup(o.stop)
+	})
+
+	It("say the same words", func() {
+		profile := newProfile(guarded, `{}`)
+		for _, row := range guardrailRows {
+			app := guardedApp(newNamespaceOf(guarded), row.spec)
+			create(app)
+			edit(profile, func() {
+				profile.Spec.Guardrails = v1alpha1.Guardrails{}
+				Expect(utilyaml.UnmarshalStrict([]byte(row.guardrails), &profile.Spec.Guardrails)).To(Succeed())
+			})
+			accepted := And(HaveField("Status", metav1.ConditionTrue), HaveField("Reason", v1alpha1.ReasonValid))
+			if len(row.words) > 0 {
+				accepted = And(HaveField("Reason", v1alpha1.ReasonForbiddenByProfile), HaveField("Message", Equal(strings.Join(row.words, "\n"))))
+			}
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(accepted, row.name)
+			Expect(k8s.Delete(ctx, app)).To(Succeed())
+		}
+	})
+})
+
 var _ = Describe("guardrails at the API server", Ordered, func() {
 	BeforeAll(func() {
 		installed("config/guardrails")
@@ -202,6 +227,7 @@ var _ = Describe("guardrails at the API server", Ordered, func() {
 			guard(guarded, `{requiredScope: Tiers}`)
 			guard(v1alpha1.DefaultProfile, `{requiredScope: Namespace}`)
 			Expect(refusedIn(newNamespace())).To(Equal(requires("default", "Namespace")))
+			Expect(refusedIn(newNamespaceOf(""))).To(Equal(requires("default", "Namespace")), "an empty label names none")
 		})
 
 		It("is none where there is none called default", func() {
@@ -327,14 +353,6 @@ func guardedApp(namespace, spec string) *v1alpha1.AppIsolation {
 	text, err := json.Marshal(validationRow{spec: spec}.merged())
 	Expect(err).NotTo(HaveOccurred())
 	return application(namespace, "shop", string(text))
-}
-
-// newNamespaceOf makes a namespace that names a profile.
-func newNamespaceOf(profile string) string {
-	GinkgoHelper()
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{v1alpha1.LabelProfile: profile}}}
-	create(namespace)
-	return namespace.Name
 }
 
 // guard makes a profile with these guardrails that the API server judges by, until the end of the spec.

@@ -27,8 +27,8 @@ func newProfile(name, spec string) *v1alpha1.IsolationProfile {
 	return profile
 }
 
-// named is a namespace of the test's own with the label that names a profile.
-func namespaceOf(profile string) string {
+// newNamespaceOf makes a namespace that names a profile.
+func newNamespaceOf(profile string) string {
 	GinkgoHelper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "test-", Labels: map[string]string{v1alpha1.LabelProfile: profile}}}
 	create(namespace)
@@ -78,7 +78,7 @@ var _ = Describe("a profile", Ordered, func() {
 	Describe("its baseline", func() {
 		It("denies from the moment that a namespace names it, as declared, and goes with the label", func() {
 			profile := newProfile("baseline", `baseline: DenyAll`)
-			labelled, other := namespaceOf(profile.Name), newNamespace()
+			labelled, other := newNamespaceOf(profile.Name), newNamespace()
 			Eventually(func() []string { return names(labelled) }).Should(ConsistOf("baseline.baseline"))
 			policy := policies(labelled)["baseline.baseline"]
 			Expect(policy.Spec).To(Equal(networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{"Ingress", "Egress"}}))
@@ -99,7 +99,7 @@ var _ = Describe("a profile", Ordered, func() {
 
 		It("goes with the profile, and is on no namespace that merely has the default one", func() {
 			profile := newProfile("default", `baseline: DenyIngress`)
-			labelled, unlabelled := namespaceOf("default"), newNamespace()
+			labelled, unlabelled := newNamespaceOf("default"), newNamespace()
 			Eventually(func() []string { return names(labelled) }).Should(ConsistOf("default.baseline"))
 			Expect(names(unlabelled)).To(BeEmpty())
 			Expect(k8s.Delete(ctx, profile)).To(Succeed())
@@ -109,7 +109,7 @@ var _ = Describe("a profile", Ordered, func() {
 		It("gives way to another profile's only when that is there, and stays while there is no such profile", func() {
 			newProfile("first", `baseline: DenyAll`)
 			newProfile("second", `baseline: DenyIngress`)
-			namespace := namespaceOf("first")
+			namespace := newNamespaceOf("first")
 			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("first.baseline"))
 			events := record(namespace)
 			relabel(namespace, "second")
@@ -124,7 +124,7 @@ var _ = Describe("a profile", Ordered, func() {
 
 		It("is restored when somebody edits or deletes it, and takes no name from anybody", func() {
 			profile := newProfile("kept", `baseline: DenyAll`)
-			namespace := namespaceOf(profile.Name)
+			namespace := newNamespaceOf(profile.Name)
 			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("kept.baseline"))
 			before := policies(namespace)["kept.baseline"]
 			edited := before.DeepCopy()
@@ -148,7 +148,7 @@ var _ = Describe("a profile", Ordered, func() {
 		})
 
 		It("lives together with an application for the whole namespace, and holds up no namespace's deletion", func() {
-			namespace := namespaceOf(newProfile("both", `baseline: DenyAll`).Name)
+			namespace := newNamespaceOf(newProfile("both", `baseline: DenyAll`).Name)
 			app := application(namespace, "shop", twoTiers)
 			app.Spec.Scope = v1alpha1.ScopeNamespace
 			create(app)
@@ -165,7 +165,7 @@ var _ = Describe("a profile", Ordered, func() {
 	Describe("what it says of the cluster", func() {
 		It("re-programs the applications that it governs, and no other, when it changes", func() {
 			profile := newProfile("dns", fmt.Sprintf(dnsOnly, "before"))
-			governed, other := application(namespaceOf(profile.Name), "shop", oneTier), application(newNamespace(), "shop", oneTier)
+			governed, other := application(newNamespaceOf(profile.Name), "shop", oneTier), application(newNamespace(), "shop", oneTier)
 			create(governed, other)
 			eventuallyReady(governed)
 			eventuallyReady(other)
@@ -183,7 +183,7 @@ var _ = Describe("a profile", Ordered, func() {
 		})
 
 		It("holds for all namespaces that name none if it is the default one, and what is built in holds when it is gone", func() {
-			app, named := application(newNamespace(), "shop", oneTier), application(namespaceOf(newProfile("its-own", `{}`).Name), "shop", oneTier)
+			app, named := application(newNamespace(), "shop", oneTier), application(newNamespaceOf(newProfile("its-own", `{}`).Name), "shop", oneTier)
 			create(app, named)
 			eventuallyReady(app)
 			eventuallyReady(named)
@@ -197,7 +197,7 @@ var _ = Describe("a profile", Ordered, func() {
 		It("is known of a namespace that is as new as its application: no policy is ever written by another profile", func() {
 			profile := newProfile("from-the-start", fmt.Sprintf(dnsOnly, "here"))
 			for range 20 {
-				namespace := namespaceOf(profile.Name)
+				namespace := newNamespaceOf(profile.Name)
 				app := application(namespace, "shop", oneTier)
 				create(app)
 				eventuallyReady(app)
@@ -235,7 +235,7 @@ var _ = Describe("a profile", Ordered, func() {
 	Describe("its guardrails", func() {
 		It("keep the last good policies of what came in before, and let go when it is corrected", func() {
 			profile := newProfile("strict", `{}`)
-			app := application(namespaceOf(profile.Name), "shop", strings.Replace(twoTiers, "ingress: []", "ingress: [{name: public, from: [{namespace: edge}], to: [a]}]", 1))
+			app := application(newNamespaceOf(profile.Name), "shop", strings.Replace(twoTiers, "ingress: []", "ingress: [{name: public, from: [{namespace: edge}], to: [a]}]", 1))
 			create(app)
 			eventuallyReady(app)
 			before := policies(app.Namespace)
@@ -265,7 +265,7 @@ var _ = Describe("a profile", Ordered, func() {
 
 	It("is silent once it is settled", func() {
 		profile := newProfile("silent", `baseline: DenyAll`)
-		namespace := namespaceOf(profile.Name)
+		namespace := newNamespaceOf(profile.Name)
 		Eventually(func() []string { return names(namespace) }).Should(ConsistOf("silent.baseline"))
 		Eventually(profileCondition(profile, v1alpha1.ConditionReady)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonReady))
 		before := policies(namespace)["silent.baseline"].ResourceVersion
