@@ -3,12 +3,15 @@ package isolation
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -21,7 +24,7 @@ var update = flag.Bool("update", false, "rewrite out.yaml and the .txt files in 
 //
 //	in.yaml       AppIsolations, and what else the cluster has
 //	cluster.yaml  (optional) more of what the cluster has, where in.yaml is a sample
-//	out.yaml      the policies of each AppIsolation; none, no file
+//	out.yaml      the baselines, and the policies of each AppIsolation; none, no file
 //	problems.txt  what is wrong, by AppIsolation; nothing, no file
 //	view.txt      what else is said of it; nothing, or no pod anywhere, no file
 func TestGoldens(t *testing.T) {
@@ -59,12 +62,17 @@ func golden(t *testing.T, path, got string) {
 // translated is what a world's applications become, as text.
 func translated(t *testing.T, w declared.World) (policies, problems string) {
 	var out, wrong strings.Builder
+	for _, namespace := range slices.Sorted(maps.Keys(w.Namespaces)) {
+		if profile, _ := w.Profile(namespace); profile != nil && w.Namespaces[namespace][v1alpha1.LabelProfile] != "" {
+			if policy := Baseline(profile, namespace); policy != nil {
+				fmt.Fprintf(&out, "---\n%s", asYAML(t, policy))
+			}
+		}
+	}
 	for _, app := range w.Apps {
 		model, problems := Resolve(app, facts(w, app))
 		for _, policy := range model.NetworkPolicies() {
-			text, err := yaml.Marshal(policy)
-			NewWithT(t).Expect(err).NotTo(HaveOccurred())
-			fmt.Fprintf(&out, "---\n%s", text)
+			fmt.Fprintf(&out, "---\n%s", asYAML(t, policy))
 		}
 		if len(problems) > 0 {
 			fmt.Fprintf(&wrong, "%s/%s\n", app.Namespace, app.Name)
@@ -74,6 +82,12 @@ func translated(t *testing.T, w declared.World) (policies, problems string) {
 		}
 	}
 	return out.String(), wrong.String()
+}
+
+func asYAML(t *testing.T, policy *networkingv1.NetworkPolicy) string {
+	text, err := yaml.Marshal(policy)
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	return string(text)
 }
 
 func line(p Problem) string {

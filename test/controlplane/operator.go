@@ -19,7 +19,7 @@ import (
 )
 
 // installed is what an administrator applies before the operator runs, beside the CRD.
-var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml"}
+var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml", "config/rbac/roles.yaml"}
 
 // patience is how long a process may take to end when asked.
 const patience = 20 * time.Second

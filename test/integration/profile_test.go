@@ -8,8 +8,11 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -261,6 +264,30 @@ var _ = Describe("a profile", Ordered, func() {
 			Expect(names(app.Namespace)).To(ConsistOf("shop-a", "shop-b", "shop-default-deny"))
 			Expect(k8s.Delete(ctx, edge)).To(Succeed())
 		})
+	})
+
+	It("is not in the hands of those who may edit a namespace: they declare applications, and read it", func() {
+		namespace := newNamespace()
+		create(&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "developer"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.UserKind, APIGroup: rbacv1.GroupName, Name: "developer"}},
+		})
+		developer := as("developer")
+		app := application(namespace, "shop", oneTier)
+		Eventually(func() error { return developer.Create(ctx, app.DeepCopy()) }).Should(Succeed(), "the role is put together by a controller")
+		profile := newProfile("theirs", `{}`)
+		Expect(developer.Get(ctx, client.ObjectKeyFromObject(profile), profile)).To(Succeed())
+		profile.Spec.Baseline = v1alpha1.BaselineNone
+		for _, err := range []error{
+			developer.Update(ctx, profile.DeepCopy()),
+			developer.Delete(ctx, profile.DeepCopy()),
+			developer.Create(ctx, &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "own"}}),
+			developer.Patch(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"appisolation.io/profile": "own"}}}`))),
+			developer.Status().Update(ctx, app.DeepCopy()),
+		} {
+			Expect(apierrors.IsForbidden(err)).To(BeTrue(), "%v", err)
+		}
 	})
 
 	It("is silent once it is settled", func() {
