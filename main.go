@@ -4,6 +4,7 @@ package main
 import (
 	"flag"
 	"os"
+	"time"
 
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
@@ -17,6 +18,9 @@ func main() {
 	flag.StringVar(&options.ProbeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 turns them off.")
 	flag.BoolVar(&options.LeaderElection, "leader-elect", false, "Let several replicas run, of which one works.")
 	flag.StringVar(&options.LeaderElectionNamespace, "leader-election-namespace", "", "Where the leader's lease is. Default: the pod's own namespace.")
+	flag.DurationVar(&options.EnforcementCheckInterval, "enforcement-check-interval", 30*time.Second,
+		"How often replicas try whether the network enforces NetworkPolicies, by $POD_IP and $POD_NAMESPACE; 0 turns it off.")
+	options.PodIP, options.PodNamespace = os.Getenv("POD_IP"), os.Getenv("POD_NAMESPACE")
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
 	flag.Parse()

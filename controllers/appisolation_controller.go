@@ -11,6 +11,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -31,6 +32,8 @@ type Reconciler struct {
 	settled sync.Map
 	// apiServer is where the API servers were when they were last seen.
 	apiServer lastKnown
+	// enforcement is nil if it is not checked.
+	enforcement *enforcement
 }
 
 // +kubebuilder:rbac:groups=appisolation.io,resources=appisolations,verbs=get;list;watch
@@ -56,6 +59,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, nil // its policies are the garbage collector's
 	}
 	done := r.isolate(ctx, &app)
+	done.enforced = r.enforcement.condition(&app)
 	r.announceWrites(&app, done)
 	if done.outdated && done.err == nil {
 		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
@@ -76,6 +80,8 @@ type outcome struct {
 	writes
 	// drift means that what was written undoes somebody else's edit.
 	drift bool
+	// enforced is whether the network enforces policies at all.
+	enforced metav1.Condition
 }
 
 // accepted says whether the declaration has a model.

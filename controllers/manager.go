@@ -32,6 +32,10 @@ type Options struct {
 	// pod's own.
 	LeaderElection          bool
 	LeaderElectionNamespace string
+	// EnforcementCheckInterval is how often the replicas try whether the network enforces NetworkPolicies; 0 turns that
+	// off. PodIP and PodNamespace are those of this replica, for the others to try.
+	EnforcementCheckInterval time.Duration
+	PodIP, PodNamespace      string
 }
 
 const (
@@ -78,7 +82,11 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 			return nil, fmt.Errorf("add the check %s: %w", check, err)
 		}
 	}
-	reconciler := &Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name)}
+	check, err := newEnforcement(mgr, options)
+	if err != nil {
+		return nil, err
+	}
+	reconciler := &Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name), enforcement: check}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}

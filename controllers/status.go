@@ -62,6 +62,7 @@ func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
 		pairedCondition(o),
 		coveredCondition(o),
 		exclusiveCondition(o),
+		o.enforced,
 		readyCondition(accepted, programmed),
 		reconcilingCondition(programmed),
 		stalledCondition(accepted, programmed),

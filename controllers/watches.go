@@ -23,6 +23,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -54,7 +55,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
 	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	relabelled := builder.WithPredicates(predicate.LabelChangedPredicate{})
-	err := ctrl.NewControllerManagedBy(mgr).
+	watching := ctrl.NewControllerManagedBy(mgr)
+	if r.enforcement != nil {
+		watching.WatchesRawSource(source.Channel(r.enforcement.changed, handler.TypedEnqueueRequestsFromMapFunc(r.all)))
+	}
+	err := watching.
 		For(&v1alpha1.AppIsolation{}, notOurStatus).
 		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
@@ -249,9 +254,16 @@ func (r *Reconciler) concernedByAPIServer(ctx context.Context, object client.Obj
 
 // referring are the applications that have this key in the index.
 func (r *Reconciler) referring(ctx context.Context, key string) []reconcile.Request {
+	return r.list(ctx, client.MatchingFields{referenceIndex: key})
+}
+
+// all are all applications.
+func (r *Reconciler) all(ctx context.Context, _ struct{}) []reconcile.Request { return r.list(ctx) }
+
+func (r *Reconciler) list(ctx context.Context, which ...client.ListOption) []reconcile.Request {
 	var apps v1alpha1.AppIsolationList
-	if err := r.List(ctx, &apps, client.MatchingFields{referenceIndex: key}, client.DisableReadYourWritesConsistency); err != nil {
-		log.FromContext(ctx).Error(err, "look up the applications that a change concerns", "key", key)
+	if err := r.List(ctx, &apps, append(which, client.DisableReadYourWritesConsistency)...); err != nil {
+		log.FromContext(ctx).Error(err, "look up the applications that a change concerns", "which", which)
 	}
 	var requests []reconcile.Request
 	for i := range apps.Items {

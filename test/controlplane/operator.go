@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -88,14 +89,14 @@ type Operator struct {
 	err     error
 }
 
-// StartOperator starts the operator, with metrics and probes off unless the arguments say otherwise. It dies with this
-// process.
-func StartOperator(binary, kubeconfig string, log io.Writer, args ...string) (*Operator, error) {
+// StartOperator starts the operator, with metrics, probes and the check of enforcement off unless the arguments say
+// otherwise. The command is its binary, with what is to execute it, such as env, before it. It dies with this process.
+func StartOperator(command []string, kubeconfig string, log io.Writer, args ...string) (*Operator, error) {
 	exited := make(chan struct{})
 	o := &Operator{Exited: exited}
-	o.command = exec.Command(binary, append([]string{
-		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--kubeconfig=" + kubeconfig,
-	}, args...)...)
+	o.command = exec.Command(command[0], slices.Concat(command[1:], []string{
+		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
+	}, args)...)
 	o.command.Stderr = log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)

@@ -78,7 +78,7 @@ type operator struct{ *controlplane.Operator }
 // kubeconfig other than its own is one for a proxy in front of the API server.
 func startOperator(kubeconfig string, args ...string) operator {
 	GinkgoHelper()
-	started, err := controlplane.StartOperator(binary, kubeconfig, GinkgoWriter, args...)
+	started, err := controlplane.StartOperator([]string{binary}, kubeconfig, GinkgoWriter, args...)
 	Expect(err).NotTo(HaveOccurred())
 	return operator{started}
 }

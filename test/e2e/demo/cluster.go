@@ -56,7 +56,7 @@ func startCluster(ctx context.Context, died context.CancelCauseFunc, out *paper,
 	if c.log, err = os.Create(filepath.Join(c.plane.Dir, "operator.log")); err != nil {
 		return nil, err
 	}
-	if c.operator, err = controlplane.StartOperator(manager, kubeconfig, c.log); err != nil {
+	if c.operator, err = controlplane.StartOperator([]string{manager}, kubeconfig, c.log); err != nil {
 		return nil, err
 	}
 	go func() {

@@ -68,7 +68,7 @@ func StartCluster(ctx context.Context, log io.Writer) (_ *Cluster, err error) {
 // StartOperator starts the operator if it does not run.
 func (c *Cluster) StartOperator() (err error) {
 	if c.operator == nil {
-		c.operator, err = controlplane.StartOperator(c.binary, c.kubeconfig, c.log)
+		c.operator, err = controlplane.StartOperator([]string{c.binary}, c.kubeconfig, c.log)
 	}
 	return err
 }
