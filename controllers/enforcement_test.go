@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -218,4 +219,30 @@ func TestEnforcedCondition(t *testing.T) {
 		}
 		NewWithT(t).Expect(summary(found)).To(Equal(step.want), step.name)
 	}
+}
+
+// Whoever finds the open port open would find the closed one open too, but for the network between.
+func TestCanaryPorts(t *testing.T) {
+	g := NewWithT(t)
+	e := &enforcement{podIP: loopback()}
+	both := func(g Gomega) []bool {
+		var found []bool
+		for _, port := range []int32{canaryOpen, canaryClosed} {
+			reached, err := answers(t.Context(), e.podIP, port)
+			g.Expect(err).NotTo(HaveOccurred())
+			found = append(found, reached)
+		}
+		return found
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- e.answerBoth(ctx) }()
+	g.Eventually(both).Should(Equal([]bool{true, true}))
+	cancel()
+	g.Eventually(ended).Should(Receive(Succeed()))
+	g.Expect(both(g)).To(Equal([]bool{false, false}))
+
+	say(t, e.podIP, canaryClosed, "somebody else's")
+	g.Expect(e.answerBoth(t.Context())).To(MatchError(ContainSubstring("listen on the canary port 8083")))
+	g.Expect(answers(t.Context(), e.podIP, canaryOpen)).To(BeFalse())
 }

@@ -16,6 +16,18 @@ import (
 	"sigs.k8s.io/kube-network-policies/pkg/podinfo"
 )
 
+// Manner is what a network does with connections that policies forbid.
+type Manner int32
+
+const (
+	// Refuse answers them, so that nobody who probes has to guess how long to wait.
+	Refuse Manner = iota
+	// Drop does not answer them, as most networks do.
+	Drop
+	// Ignore lets them pass, as a network does that knows no policies.
+	Ignore
+)
+
 // Gate judges every new connection on a wire by the policies that the API server holds at that moment.
 type Gate struct {
 	// Informers are what the engine knows of the cluster.
@@ -23,7 +35,11 @@ type Gate struct {
 
 	engine *networkpolicy.PolicyEngine
 	failed atomic.Pointer[error]
+	manner atomic.Int32
 }
+
+// SetManner changes what is done with forbidden connections from now on. It is Refuse at first.
+func (g *Gate) SetManner(manner Manner) { g.manner.Store(int32(manner)) }
 
 // OpenGate starts judging; it ends with the context.
 func OpenGate(ctx context.Context, w *Wire, cfg *rest.Config) (*Gate, error) {
@@ -71,7 +87,7 @@ func (g *Gate) listen(ctx context.Context, w *Wire) error {
 	return nil
 }
 
-// judge lets a packet pass, or marks it as refused.
+// judge lets a packet pass, or marks it as refused, or drops it.
 func (g *Gate) judge(ctx context.Context, queue *nfqueue.Nfqueue, attribute nfqueue.Attribute) error {
 	packet, err := network.ParsePacket(*attribute.Payload)
 	if err != nil {
@@ -81,8 +97,11 @@ func (g *Gate) judge(ctx context.Context, queue *nfqueue.Nfqueue, attribute nfqu
 	if err != nil {
 		return errors.Join(fmt.Errorf("judge %s: %w", packet, err), queue.SetVerdict(*attribute.PacketID, nfqueue.NfDrop))
 	}
-	if allowed {
+	switch manner := Manner(g.manner.Load()); {
+	case allowed || manner == Ignore:
 		return queue.SetVerdict(*attribute.PacketID, nfqueue.NfAccept)
+	case manner == Drop:
+		return queue.SetVerdict(*attribute.PacketID, nfqueue.NfDrop)
 	}
 	return queue.SetVerdictWithOption(*attribute.PacketID, nfqueue.NfAccept, nfqueue.WithMark(refused))
 }
