@@ -144,8 +144,7 @@ func (s *streak) add(found metav1.Condition) bool {
 	return s.length >= agreement
 }
 
-// verdict words what was found. Nothing in it differs from one pod or replica to another: every application's status
-// holds it.
+// verdict words what was found. No pod's name or address is in it: every application's status holds it.
 func verdict(passed bool, err error) metav1.Condition {
 	const enforced = v1alpha1.ConditionEnforced
 	switch {

@@ -14,7 +14,10 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -164,7 +167,9 @@ func say(t *testing.T, ip string, port int32, text string) {
 
 // What a network does to a connection is told from what fails on this side of it.
 func TestKeptOut(t *testing.T) {
-	dial := func(err error) error { return &net.OpError{Op: "dial", Err: err} }
+	dial := func(err error) error {
+		return &net.OpError{Op: "dial", Addr: &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}, Err: err}
+	}
 	for name, err := range map[string]error{
 		"no answer": dial(syscall.ETIMEDOUT), "a reset": dial(syscall.ECONNREFUSED), "a reset later": dial(syscall.ECONNRESET),
 		"ICMP": dial(syscall.EHOSTUNREACH), "ICMPv6": dial(syscall.EACCES), "closed at once": io.EOF,
@@ -174,7 +179,11 @@ func TestKeptOut(t *testing.T) {
 	for name, err := range map[string]error{
 		"no socket": dial(syscall.EMFILE), "no port": dial(syscall.EADDRNOTAVAIL), "no reason": errors.New("?"),
 	} {
-		t.Run(name, func(t *testing.T) { NewWithT(t).Expect(unlessKeptOut(err)).NotTo(Succeed()) })
+		t.Run(name, func(t *testing.T) {
+			err := unlessKeptOut(err)
+			NewWithT(t).Expect(err).To(MatchError(ContainSubstring("could not be tried")))
+			NewWithT(t).Expect(err).NotTo(MatchError(ContainSubstring("192.0.2.1")), "it is in every application's status")
+		})
 	}
 }
 
@@ -245,4 +254,50 @@ func TestCanaryPorts(t *testing.T) {
 	say(t, e.podIP, canaryClosed, "somebody else's")
 	g.Expect(e.answerBoth(t.Context())).To(MatchError(ContainSubstring("listen on the canary port 8083")))
 	g.Expect(answers(t.Context(), e.podIP, canaryOpen)).To(BeFalse())
+	say(t, e.podIP, canaryOpen, "somebody else's")
+	g.Expect(e.answerBoth(t.Context())).To(MatchError(ContainSubstring("8083")), "it opens first")
+}
+
+// unreadable is an API server that answers with an error.
+type unreadable struct {
+	client.Reader
+	err error
+}
+
+func (u unreadable) List(context.Context, client.ObjectList, ...client.ListOption) error {
+	return u.err
+}
+
+// What is found without any network, and what an API server that is away changes: nothing.
+func TestRounds(t *testing.T) {
+	forbidden := apierrors.NewForbidden(corev1.Resource("pods"), "", errors.New("no such right"))
+	for name, row := range map[string]struct {
+		podIP string
+		err   error
+		about string
+	}{
+		"its own address unknown":    {"", nil, "POD_IP"},
+		"no right to read its pods":  {"192.0.2.1", forbidden, "config/rbac"},
+		"an API server that is away": {"192.0.2.1", syscall.ECONNREFUSED, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			e := &enforcement{podIP: row.podIP, namespace: "appisolation-system", live: unreadable{err: row.err}, changed: make(chan event.TypedGenericEvent[struct{}], 1)}
+			for range agreement - 1 {
+				e.round(t.Context())
+				g.Expect(e.verdict.Load()).To(BeNil())
+			}
+			e.round(t.Context())
+			if row.about == "" {
+				g.Expect(e.verdict.Load()).To(BeNil())
+				g.Expect(e.changed).NotTo(Receive())
+				return
+			}
+			g.Expect(e.verdict.Load()).To(HaveValue(And(
+				HaveField("Reason", v1alpha1.ReasonNotTried), HaveField("Message", ContainSubstring(row.about)))))
+			g.Expect(e.changed).To(Receive())
+			e.round(t.Context())
+			g.Expect(e.changed).NotTo(Receive(), "nothing changed")
+		})
+	}
 }

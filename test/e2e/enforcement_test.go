@@ -61,9 +61,9 @@ spec: {podSelector: {}, policyTypes: [Egress]}
 		{rig.Step{Name: "a network that refuses", File: canary}, rig.Refuse, "True Enforced"},
 		{rig.Step{Name: "a network without policies"}, rig.Ignore, "False NetworkIgnoresPolicies"},
 		{rig.Step{Name: "a network that drops"}, rig.Drop, "True Enforced"},
-		{rig.Step{Name: "a policy that keeps the replicas apart", Apply: apart}, rig.Drop, "Unknown NotTried"},
-		{rig.Step{Name: "apart no more", Delete: []string{"networkpolicy/" + namespace + "/apart"}}, rig.Drop, "True Enforced"},
-		{rig.Step{Name: "the canary policy deleted", Delete: []string{"networkpolicy/" + namespace + "/appisolation-canary"}}, rig.Drop, "Unknown NotTried"},
+		{rig.Step{Name: "a policy that keeps the replicas apart", Apply: apart}, rig.Refuse, "Unknown NotTried"},
+		{rig.Step{Name: "apart no more", Delete: []string{"networkpolicy/" + namespace + "/apart"}}, rig.Refuse, "True Enforced"},
+		{rig.Step{Name: "the canary policy deleted", Delete: []string{"networkpolicy/" + namespace + "/appisolation-canary"}}, rig.Refuse, "Unknown NotTried"},
 	} {
 		run.Gate.SetManner(step.manner)
 		step.Conditions = []string{"shop/shop Enforced=" + step.want}
