@@ -44,14 +44,14 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 		GinkgoHelper()
 		metrics = freeAddress()
 		leader = startReplica(pods[0], append(args, "--metrics-bind-address="+metrics)...)
-		Eventually(leases).Should(BeTrue())
+		Eventually(led).Should(BeTrue())
 		standby = startReplica(pods[1], args...)
 	}
 	stop := func() {
 		GinkgoHelper()
 		standby.stop()
 		leader.stop()
-		Eventually(leases).Should(BeFalse())
+		Eventually(led).Should(BeFalse())
 	}
 	enforced := func(g Gomega) metav1.Condition { return condition(app, v1alpha1.ConditionEnforced)(g) }
 	ignoresPolicies := is(metav1.ConditionFalse, v1alpha1.ReasonNetworkIgnoresPolicies, "8083")
@@ -59,6 +59,8 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 	BeforeAll(func() {
 		create(fromFile(filepath.Join(root, "config/manager/canary-policy.yaml"))...)
 		DeferCleanup(func() {
+			// A lease that nobody holds would look like one that somebody does.
+			Expect(k8s.DeleteAllOf(ctx, &coordinationv1.Lease{}, client.InNamespace(ownNamespace))).To(Succeed())
 			Expect(k8s.DeleteAllOf(ctx, &networkingv1.NetworkPolicy{}, client.InNamespace(ownNamespace))).To(Succeed())
 			Expect(k8s.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(ownNamespace), client.GracePeriodSeconds(0))).To(Succeed())
 		})
@@ -177,8 +179,8 @@ func newReplica(name string) *corev1.Pod {
 	return pod
 }
 
-// leases says whether an operator holds the lease.
-func leases(g Gomega) bool {
+// led says whether an operator holds the lease.
+func led(g Gomega) bool {
 	lease := &coordinationv1.Lease{}
 	key := client.ObjectKey{Namespace: "appisolation-system", Name: "appisolation.io"}
 	if err := k8s.Get(ctx, key, lease); err != nil {
