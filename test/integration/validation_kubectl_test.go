@@ -33,25 +33,33 @@ var _ = Describe("kubectl", func() {
 	It("shows in one line whether an application is isolated, and if not, why", func() {
 		app := application(newNamespace(), "shop", minimalSpec)
 		create(app)
-		for _, condition := range []metav1.Condition{
-			{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "Invalid", Message: "correct it"},
-			{Type: v1alpha1.ConditionResolvedRefs, Status: metav1.ConditionTrue, Reason: "Resolved"},
-			{Type: v1alpha1.ConditionPaired, Status: metav1.ConditionUnknown, Reason: "Unknown"},
-		} {
-			meta.SetStatusCondition(&app.Status.Conditions, condition)
-		}
+		app.Status.Profile = "strict"
+		setConditions(&app.Status.Conditions,
+			metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "Invalid", Message: "correct it"},
+			metav1.Condition{Type: v1alpha1.ConditionResolvedRefs, Status: metav1.ConditionTrue, Reason: "A"},
+			metav1.Condition{Type: v1alpha1.ConditionPaired, Status: metav1.ConditionUnknown, Reason: "B"},
+			metav1.Condition{Type: v1alpha1.ConditionCovered, Status: metav1.ConditionTrue, Reason: "C"},
+			metav1.Condition{Type: v1alpha1.ConditionExclusive, Status: metav1.ConditionFalse, Reason: "D"},
+			metav1.Condition{Type: v1alpha1.ConditionEnforced, Status: metav1.ConditionUnknown, Reason: "E"},
+		)
 		Expect(k8s.Status().Update(ctx, app)).To(Succeed())
 
 		Expect(table("get", "appiso", "-n", app.Namespace)).To(HaveExactElements(
-			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "AGE"),
-			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", MatchRegexp(`^\d+s$`)),
+			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "COVERED", "EXCLUSIVE", "AGE"),
+			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", "True", "False", MatchRegexp(`^\d+s$`)),
 		))
 		Expect(table("get", "appisolations", "-n", app.Namespace, "-o", "wide")).To(HaveExactElements(
-			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "AGE", "MESSAGE"),
-			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", MatchRegexp(`^\d+s$`), "correct", "it"),
+			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "COVERED", "EXCLUSIVE", "AGE", "PROFILE", "ENFORCED", "MESSAGE"),
+			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", "True", "False", MatchRegexp(`^\d+s$`), "strict", "Unknown", "correct", "it"),
 		))
 	})
 })
+
+func setConditions(conditions *[]metav1.Condition, wanted ...metav1.Condition) {
+	for _, condition := range wanted {
+		meta.SetStatusCondition(conditions, condition)
+	}
+}
 
 func inOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 

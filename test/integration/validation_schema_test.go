@@ -183,8 +183,10 @@ func bounded(s apiextensionsv1.JSONSchemaProps) bool {
 		return len(s.Properties) > 0
 	case s.Type == "string", s.XIntOrString:
 		return s.MaxLength != nil || s.Enum != nil || s.Format != ""
+	case s.Type == "integer":
+		return s.Format != ""
 	default:
-		return s.Type == "integer" && s.Format != ""
+		return s.Type == "boolean"
 	}
 }
 

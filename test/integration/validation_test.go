@@ -127,6 +127,9 @@ var validationRows = []validationRow{
 	{name: "scope Tiers", spec: `scope: Tiers`},
 	{name: "scope Namespace", spec: `scope: Namespace`},
 	{name: "another scope", spec: `scope: Cluster`, at: "spec.scope", words: unsupported},
+	{name: "deletionPolicy Delete", spec: `deletionPolicy: Delete`},
+	{name: "deletionPolicy Orphan", spec: `deletionPolicy: Orphan`},
+	{name: "another deletionPolicy", spec: `deletionPolicy: Retain`, at: "spec.deletionPolicy", words: unsupported},
 
 	// Tiers.
 	{
