@@ -16,7 +16,7 @@ import (
 
 // Every list at its bound, in each direction that an object can grow. The API server bounds what CEL may cost in one
 // request, so a rule that small objects never notice can refuse large ones. One element more in any list is a row of
-// validationRows. Not all lists can be full at once: etcd takes no more than 1.5 MiB.
+// the kind's. Not all lists can be full at once: etcd takes no more than 1.5 MiB.
 var _ = DescribeTable("the largest legal object is accepted", func(grow ...func(*v1alpha1.AppIsolationSpec)) {
 	app := &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(), Name: "largest"}}
 	app.Spec = v1alpha1.AppIsolationSpec{Tiers: largestTiers(), Flows: []v1alpha1.Flow{}, Ingress: []v1alpha1.Ingress{}, Egress: []v1alpha1.Egress{}}

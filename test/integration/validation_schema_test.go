@@ -17,24 +17,28 @@ import (
 )
 
 // A rule of the schema is known by what it demands of what. The same type has the same rules wherever it is used, so
-// one row is enough for all its places.
+// one row is enough for all its places, in either kind.
 type schemaRule struct{ of, words string }
 
-// schemaPlace is where the API server reports that a rule is broken, and the words it then uses.
+// schemaPlace is where the API server reports that a rule is broken, beginning with the kind, and the words it then uses.
 type schemaPlace struct{ at, words string }
 
 var _ = Describe("the schema", func() {
 	It("has no rule that no row breaks and keeps", func() {
 		broken, kept := map[schemaPlace]bool{}, map[string]bool{}
-		for _, row := range validationRows {
-			if row.at != "" {
-				broken[schemaPlace{place(row.at), row.words}] = true
-			} else {
-				markPlaces(row.merged(), "spec", kept)
+		rules := map[schemaRule][]schemaPlace{}
+		for _, kind := range kinds {
+			for _, row := range kind.rows {
+				if row.at != "" {
+					broken[schemaPlace{place(kind.name + "." + row.at), row.words}] = true
+				} else {
+					markPlaces(kind.merged(row), kind.name+".spec", kept)
+				}
 			}
+			addRules(rules, kind.schema().Properties["spec"], kind.name+".spec")
 		}
 		var missing []string
-		for _, places := range rulesOf(generatedSchema().Properties["spec"], "spec") {
+		for _, places := range rules {
 			if !slices.ContainsFunc(places, func(p schemaPlace) bool { return broken[p] }) {
 				missing = append(missing, fmt.Sprintf("no row is refused for %v", places))
 			}
@@ -45,32 +49,35 @@ var _ = Describe("the schema", func() {
 		Expect(missing).To(BeEmpty())
 	})
 
-	// This stands in for kube-api-linter, which is not among this project's tools: the most useful of its checks, made on
-	// what is generated rather than on the types.
-	It("is bounded, described, without defaults, and its spec's lists are atomic", func() {
-		var faults []string
-		for _, name := range []string{"spec", "status"} { // the rest is every object's
-			everySchema(generatedSchema().Properties[name], name, func(s apiextensionsv1.JSONSchemaProps, at string) {
-				faults = append(faults, faultsOf(s, at)...)
-			})
-		}
-		Expect(faults).To(BeEmpty())
-	})
+	for _, kind := range kinds {
+		// This stands in for kube-api-linter, which is not among this project's tools: the most useful of its checks, made
+		// on what is generated rather than on the types.
+		It("of "+kind.name+" is bounded, described, without defaults, and its spec's lists are atomic", func() {
+			var faults []string
+			for _, name := range []string{"spec", "status"} { // the rest is every object's
+				everySchema(kind.schema().Properties[name], name, func(s apiextensionsv1.JSONSchemaProps, at string) {
+					faults = append(faults, faultsOf(s, at)...)
+				})
+			}
+			Expect(faults).To(BeEmpty())
+		})
 
-	It("requires the spec and its four lists, and has no rule beside it", func() {
-		schema := generatedSchema()
-		Expect(slices.Collect(maps.Keys(keywords(schema)))).To(ConsistOf("type", "description", "properties", "required"))
-		Expect(schema.Required).To(ConsistOf("spec"))
-		Expect(schema.Properties["spec"].Required).To(ConsistOf("tiers", "flows", "ingress", "egress"))
-	})
+		It("of "+kind.name+" requires the spec and what has no meaning when left out, and has no rule beside it", func() {
+			schema := kind.schema()
+			Expect(slices.Collect(maps.Keys(keywords(schema)))).To(ConsistOf("type", "description", "properties", "required"))
+			Expect(schema.Required).To(ConsistOf("spec"))
+			Expect(schema.Properties["spec"].Required).To(ConsistOf(kind.required))
+		})
+	}
 })
 
-func generatedSchema() apiextensionsv1.JSONSchemaProps {
+func (k kind) schema() apiextensionsv1.JSONSchemaProps {
 	GinkgoHelper()
-	text, err := os.ReadFile(filepath.Join(root, "config/crd/bases/appisolation.io_appisolations.yaml"))
+	text, err := os.ReadFile(filepath.Join(root, "config/crd/bases", k.crd))
 	Expect(err).NotTo(HaveOccurred())
 	var crd apiextensionsv1.CustomResourceDefinition
 	Expect(utilyaml.UnmarshalStrict(text, &crd)).To(Succeed())
+	Expect(crd.Spec.Names.Kind).To(Equal(k.name))
 	Expect(crd.Spec.Versions).To(HaveLen(1))
 	return *crd.Spec.Versions[0].Schema.OpenAPIV3Schema
 }
@@ -89,9 +96,8 @@ func everySchema(s apiextensionsv1.JSONSchemaProps, at string, visit func(apiext
 	}
 }
 
-// rulesOf are the rules of a schema and all inside it, each with its places.
-func rulesOf(s apiextensionsv1.JSONSchemaProps, at string) map[schemaRule][]schemaPlace {
-	rules := map[schemaRule][]schemaPlace{}
+// addRules adds the rules of a schema and all inside it, each with its places.
+func addRules(rules map[schemaRule][]schemaPlace, s apiextensionsv1.JSONSchemaProps, at string) {
 	everySchema(s, at, func(s apiextensionsv1.JSONSchemaProps, at string) {
 		of := withoutDescriptions(s)
 		add := func(suffix, words string) {
@@ -108,7 +114,6 @@ func rulesOf(s apiextensionsv1.JSONSchemaProps, at string) map[schemaRule][]sche
 			add(rule.FieldPath, rule.Message)
 		}
 	})
-	return rules
 }
 
 // wordsOf is what the API server says when a value breaks one of OpenAPI's rules for it.

@@ -19,7 +19,7 @@ import (
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// minimalSpec is what the rows below start from: it is accepted.
+// minimalSpec is what the rows for an AppIsolation start from.
 const minimalSpec = `
 tiers:
 - {name: web, podSelector: {matchLabels: {tier: web}}, ports: [{name: http, port: 8080}]}
@@ -29,15 +29,41 @@ ingress: []
 egress: []
 `
 
-// validationRow is a name that says what is declared, and the fields that differ from minimalSpec; null leaves one out.
-// It is accepted, by the API server and by isolation.Resolve, unless it says otherwise.
+// kind is one of the API's kinds, and what it takes to ask about its spec at both gates: the API server, and the
+// operator with its commands, which also get what the API server never saw.
+type kind struct {
+	name      string
+	namespace string // empty for what belongs to the cluster
+	crd       string
+	required  []string
+	// minimal is the spec that the rows start from: it is accepted.
+	minimal string
+	rows    []validationRow
+	// offline is what is wrong with a spec without asking the API server.
+	offline func(spec string) []string
+}
+
+var kinds = []kind{
+	{
+		name: "AppIsolation", namespace: metav1.NamespaceDefault, crd: "appisolation.io_appisolations.yaml",
+		required: []string{"tiers", "flows", "ingress", "egress"},
+		minimal:  minimalSpec, rows: appIsolationRows, offline: wrongWithAppIsolation,
+	},
+	{
+		name: "IsolationProfile", crd: "appisolation.io_isolationprofiles.yaml",
+		minimal: `{}`, rows: profileRows, offline: wrongWithProfile,
+	},
+}
+
+// validationRow is a name that says what is declared, and the fields that differ from the kind's minimal spec; null
+// leaves one out. It is accepted, by the API server and offline, unless it says otherwise.
 type validationRow struct {
 	name string
 	spec string
 	// at and words are the field that the API server refuses, and what it says about it.
 	at, words string
-	// offline is what isolation.Resolve says. Empty, it must use the API server's words: the rules of CEL have the same
-	// at every gate. Those of OpenAPI cannot, as their words are the API server's own.
+	// offline is what is said offline. Empty, it must be the API server's words: the rules of CEL have the same at every
+	// gate. Those of OpenAPI cannot, as their words are the API server's own.
 	offline string
 }
 
@@ -114,7 +140,7 @@ func egressToApp(app string) string {
 }
 func blocked(ipBlock string) string { return egressTo("{ipBlock: {"+ipBlock+"}}", "{port: 443}") }
 
-var validationRows = []validationRow{
+var appIsolationRows = []validationRow{
 	{name: "the minimal spec", spec: ``},
 	{name: "nothing at all, in so many words", spec: `tiers: []`},
 	{name: "tiers left out", spec: `tiers: null`, at: "spec.tiers", words: required, offline: accepts},
@@ -490,27 +516,31 @@ var validationRows = []validationRow{
 	{name: "33 exceptions", spec: blocked(`cidr: 10.0.0.0/8, except: [` + many(33, "10.%d.0.0/16") + `]`), at: "spec.egress[0].to[0].ipBlock.except", words: atMost(32)},
 }
 
-var _ = DescribeTable("validation", func(row validationRow) {
-	spec := row.merged()
-	online, offline := refusedOnline(spec), refusedOffline(spec)
-	if row.at == "" {
-		Expect(online).To(BeEmpty(), "the API server's answer")
-	} else {
-		Expect(online).To(ContainElement(And(HavePrefix(row.at+": "), ContainSubstring(row.words))), "the API server's answer")
+var _ = Describe("validation", func() {
+	for _, kind := range kinds {
+		DescribeTable("of "+kind.name, func(row validationRow) {
+			spec := kind.merged(row)
+			online, offline := kind.refusedOnline(spec), kind.refusedOffline(spec)
+			if row.at == "" {
+				Expect(online).To(BeEmpty(), "the API server's answer")
+			} else {
+				Expect(online).To(ContainElement(And(HavePrefix(row.at+": "), ContainSubstring(row.words))), "the API server's answer")
+			}
+			switch {
+			case row.offline == accepts, row.offline == "" && row.at == "":
+				Expect(offline).To(BeEmpty(), "the answer offline")
+			case row.offline == "":
+				Expect(offline).To(ContainElement(And(HavePrefix(row.at), ContainSubstring(row.words))), "the answer offline")
+			default:
+				Expect(offline).To(ContainElement(And(HavePrefix("spec."), ContainSubstring(row.offline))), "the answer offline")
+			}
+		}, entriesOf(kind.rows))
 	}
-	switch {
-	case row.offline == accepts, row.offline == "" && row.at == "":
-		Expect(offline).To(BeEmpty(), "what isolation.Resolve says")
-	case row.offline == "":
-		Expect(offline).To(ContainElement(And(HavePrefix(row.at), ContainSubstring(row.words))), "what isolation.Resolve says")
-	default:
-		Expect(offline).To(ContainElement(And(HavePrefix("spec."), ContainSubstring(row.offline))), "what isolation.Resolve says")
-	}
-}, validationEntries())
+})
 
-func validationEntries() []TableEntry {
+func entriesOf(rows []validationRow) []TableEntry {
 	var entries []TableEntry
-	for _, row := range validationRows {
+	for _, row := range rows {
 		outcome := " is accepted"
 		if row.at != "" || row.offline != "" {
 			outcome = " is refused"
@@ -521,23 +551,23 @@ func validationEntries() []TableEntry {
 }
 
 // merged is the row's whole spec.
-func (row validationRow) merged() map[string]any {
+func (k kind) merged(row validationRow) map[string]any {
 	GinkgoHelper()
 	spec := map[string]any{}
-	Expect(utilyaml.UnmarshalStrict([]byte(minimalSpec), &spec)).To(Succeed())
+	Expect(utilyaml.UnmarshalStrict([]byte(k.minimal), &spec)).To(Succeed())
 	Expect(utilyaml.UnmarshalStrict([]byte(row.spec), &spec)).To(Succeed())
 	maps.DeleteFunc(spec, func(_ string, value any) bool { return value == nil })
 	return spec
 }
 
 // refusedOnline is what the API server has against a spec: "field: message".
-func refusedOnline(spec map[string]any) []string {
+func (k kind) refusedOnline(spec map[string]any) []string {
 	GinkgoHelper()
-	app := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
-	app.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("AppIsolation"))
-	app.SetNamespace(metav1.NamespaceDefault)
-	app.SetName("shop")
-	err := k8s.Create(ctx, app, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
+	object := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
+	object.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind(k.name))
+	object.SetNamespace(k.namespace)
+	object.SetName("shop")
+	err := k8s.Create(ctx, object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))
 	if err == nil {
 		return nil
 	}
@@ -551,12 +581,18 @@ func refusedOnline(spec map[string]any) []string {
 	return causes
 }
 
-// refusedOffline is what keeps isolation.Resolve from accepting a spec, which it gets as it would from a file.
-func refusedOffline(spec map[string]any) []string {
+// refusedOffline is what is wrong with a spec that comes as it would from a file.
+func (k kind) refusedOffline(spec map[string]any) []string {
 	GinkgoHelper()
 	text, err := json.Marshal(spec)
 	Expect(err).NotTo(HaveOccurred())
-	_, problems := isolation.Resolve(application(metav1.NamespaceDefault, "shop", string(text)), isolation.Facts{})
+	return k.offline(string(text))
+}
+
+// wrongWithAppIsolation is what keeps isolation.Resolve from accepting a spec.
+func wrongWithAppIsolation(spec string) []string {
+	GinkgoHelper()
+	_, problems := isolation.Resolve(application(metav1.NamespaceDefault, "shop", spec), isolation.Facts{})
 	var messages []string
 	for _, problem := range problems {
 		if problem.Condition == v1alpha1.ConditionAccepted {
