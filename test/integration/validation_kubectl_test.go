@@ -24,6 +24,17 @@ var _ = Describe("kubectl", func() {
 		))
 	})
 
+	It("explains a profile's spec too", func() {
+		text, err := kubectl("explain", "isolationprofile.spec")
+		Expect(err).NotTo(HaveOccurred(), text)
+		Expect(inOneLine(text)).To(And(
+			MatchRegexp(`baseline <string> enum: [A-Za-z, ]+ baseline is None, DenyIngress or DenyAll; omitted means None`),
+			MatchRegexp(`dns <\[\]Object> dns lists the cluster's name servers`),
+			MatchRegexp(`entities <Object> entities says what the entities that an AppIsolation may name are`),
+			MatchRegexp(`guardrails <Object> guardrails are what an AppIsolation may not say`),
+		))
+	})
+
 	It("explains what is deep inside", func() {
 		text, err := kubectl("explain", "appiso.spec.egress.to.ipBlock.except")
 		Expect(err).NotTo(HaveOccurred(), text)
@@ -51,6 +62,24 @@ var _ = Describe("kubectl", func() {
 		Expect(table("get", "appisolations", "-n", app.Namespace, "-o", "wide")).To(HaveExactElements(
 			HaveExactElements("NAME", "READY", "REASON", "RESOLVED", "PAIRED", "COVERED", "EXCLUSIVE", "AGE", "PROFILE", "ENFORCED", "MESSAGE"),
 			HaveExactElements("shop", "False", "Invalid", "True", "Unknown", "True", "False", MatchRegexp(`^\d+s$`), "strict", "Unknown", "correct", "it"),
+		))
+	})
+
+	It("shows in one line what a profile denies, and whether it is in force", func() {
+		profile := isolationProfile("strict", `baseline: DenyAll`)
+		create(profile)
+		DeferCleanup(func() { Expect(k8s.Delete(ctx, profile)).To(Succeed()) })
+		setConditions(&profile.Status.Conditions,
+			metav1.Condition{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: "Invalid", Message: "correct it"})
+		Expect(k8s.Status().Update(ctx, profile)).To(Succeed())
+
+		Expect(table("get", "isoprofile", profile.Name)).To(HaveExactElements(
+			HaveExactElements("NAME", "BASELINE", "READY", "REASON", "AGE"),
+			HaveExactElements("strict", "DenyAll", "False", "Invalid", MatchRegexp(`^\d+s$`)),
+		))
+		Expect(table("get", "isolationprofiles", profile.Name, "-o", "wide")).To(HaveExactElements(
+			HaveExactElements("NAME", "BASELINE", "READY", "REASON", "AGE", "MESSAGE"),
+			HaveExactElements("strict", "DenyAll", "False", "Invalid", MatchRegexp(`^\d+s$`), "correct", "it"),
 		))
 	})
 })

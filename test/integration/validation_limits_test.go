@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -17,19 +18,14 @@ import (
 // Every list at its bound, in each direction that an object can grow. The API server bounds what CEL may cost in one
 // request, so a rule that small objects never notice can refuse large ones. One element more in any list is a row of
 // the kind's. Not all lists can be full at once: etcd takes no more than 1.5 MiB.
-var _ = DescribeTable("the largest legal object is accepted", func(grow ...func(*v1alpha1.AppIsolationSpec)) {
+var _ = DescribeTable("the largest legal AppIsolation is accepted", func(grow ...func(*v1alpha1.AppIsolationSpec)) {
 	app := &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(), Name: "largest"}}
 	app.Spec = v1alpha1.AppIsolationSpec{Tiers: largestTiers(), Flows: []v1alpha1.Flow{}, Ingress: []v1alpha1.Ingress{}, Egress: []v1alpha1.Egress{}}
 	for _, grow := range grow {
 		grow(&app.Spec)
 	}
-	text, err := json.Marshal(app)
-	Expect(err).NotTo(HaveOccurred())
-	AddReportEntry("bytes", len(text))
-
 	Expect(isolation.Validate(app)).To(BeEmpty())
-	create(app)
-	Expect(k8s.Delete(ctx, app)).To(Succeed())
+	expectRoomFor(app)
 },
 	Entry("selectors of tiers", func(spec *v1alpha1.AppIsolationSpec) {
 		for i := range spec.Tiers {
@@ -56,6 +52,24 @@ var _ = DescribeTable("the largest legal object is accepted", func(grow ...func(
 	Entry("egress to addresses", egressToEverything(largestPorts(), addresses)),
 	Entry("all of it", flowsBetweenTiers, ingressFromEverywhere(podsByLabel), egressToEverything(largestPorts(), addresses)),
 )
+
+var _ = DescribeTable("the largest legal IsolationProfile is accepted", func(servers, entities func(int) v1alpha1.ProfilePeer) {
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "largest"}, Spec: largestProfile(servers, entities)}
+	Expect(isolation.ValidateProfile(profile)).To(BeEmpty())
+	expectRoomFor(profile)
+},
+	Entry("peers with the longest labels, as far as there is room", byLongestLabels, profilePeer(podsByLabel)),
+	Entry("peers by address", profilePeer(addresses), profilePeer(addresses)),
+)
+
+func expectRoomFor(object client.Object) {
+	GinkgoHelper()
+	text, err := json.Marshal(object)
+	Expect(err).NotTo(HaveOccurred())
+	AddReportEntry("bytes", len(text))
+	create(object)
+	Expect(k8s.Delete(ctx, object)).To(Succeed())
+}
 
 // numbered is a name of the wanted length that ends in a number, so that comparing two takes long.
 func numbered(length, i int) string {
@@ -171,4 +185,47 @@ func addresses(int) v1alpha1.Peer {
 		block.Except = append(block.Except, fmt.Sprintf("10.%d.0.0/16", i))
 	}
 	return v1alpha1.Peer{IPBlock: block}
+}
+
+func largestProfile(servers, entities func(int) v1alpha1.ProfilePeer) v1alpha1.IsolationProfileSpec {
+	namespaces := largestSelector()
+	spec := v1alpha1.IsolationProfileSpec{
+		Baseline: v1alpha1.BaselineDenyIngress,
+		Entities: v1alpha1.Entities{Nodes: longestRanges(32), World: &v1alpha1.World{Except: longestRanges(32)}},
+		Guardrails: v1alpha1.Guardrails{
+			IngressNamespaces: &namespaces, IngressCIDRs: longestRanges(64), EgressCIDRs: longestRanges(64),
+			ForbiddenEntities: []v1alpha1.Entity{
+				v1alpha1.EntityAll, v1alpha1.EntityWorld, v1alpha1.EntityKubeAPIServer,
+				v1alpha1.EntityIngressController, v1alpha1.EntityMonitoring, v1alpha1.EntityNodes,
+			},
+			RequiredScope: v1alpha1.ScopeNamespace,
+		},
+	}
+	for i := range 16 {
+		spec.DNS = append(spec.DNS, v1alpha1.NameServer{ProfilePeer: servers(i), Ports: largestPorts()})
+		spec.Entities.IngressController = append(spec.Entities.IngressController, entities(i))
+		spec.Entities.Monitoring = append(spec.Entities.Monitoring, entities(i))
+	}
+	return spec
+}
+
+func byLongestLabels(int) v1alpha1.ProfilePeer {
+	selector := largestSelector()
+	return v1alpha1.ProfilePeer{NamespaceSelector: &selector, PodSelector: &selector}
+}
+
+// profilePeer is what a profile can say of an application's peer.
+func profilePeer(peer func(int) v1alpha1.Peer) func(int) v1alpha1.ProfilePeer {
+	return func(i int) v1alpha1.ProfilePeer {
+		p := peer(i)
+		return v1alpha1.ProfilePeer{NamespaceSelector: p.NamespaceSelector, PodSelector: p.PodSelector, IPBlock: p.IPBlock}
+	}
+}
+
+func longestRanges(n int) []v1alpha1.CIDR {
+	var ranges []v1alpha1.CIDR
+	for i := range n {
+		ranges = append(ranges, v1alpha1.CIDR(fmt.Sprintf("2001:0db8:ffff:ffff:ffff:ffff:ffff:ff%02x/128", i)))
+	}
+	return ranges
 }
