@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -12,7 +11,6 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -125,18 +123,6 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 		create(open)
 		Eventually(enforced).Should(is(metav1.ConditionUnknown, v1alpha1.ReasonNotTried, "NetworkPolicy allow-all", "8083"))
 		Expect(k8s.Delete(ctx, open)).To(Succeed())
-		Eventually(enforced).Should(ignoresPolicies)
-	})
-
-	It("is Unknown while the operator may not read its own pods", func() {
-		role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Namespace: ownNamespace, Name: "appisolation-manager"}}
-		var rules []rbacv1.PolicyRule
-		edit(role, func() {
-			rules = role.Rules
-			role.Rules = slices.DeleteFunc(slices.Clone(rules), func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "pods") })
-		})
-		Eventually(enforced).Should(is(metav1.ConditionUnknown, v1alpha1.ReasonNotTried, "config/rbac"))
-		edit(role, func() { role.Rules = rules })
 		Eventually(enforced).Should(ignoresPolicies)
 	})
 

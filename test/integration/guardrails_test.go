@@ -350,7 +350,7 @@ func guardrailEntries() []TableEntry {
 // guardedApp is an application whose spec differs from minimalSpec in these fields.
 func guardedApp(namespace, spec string) *v1alpha1.AppIsolation {
 	GinkgoHelper()
-	text, err := json.Marshal(validationRow{spec: spec}.merged())
+	text, err := json.Marshal(kinds[0].merged(validationRow{spec: spec}))
 	Expect(err).NotTo(HaveOccurred())
 	return application(namespace, "shop", string(text))
 }

@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -23,8 +22,7 @@ import (
 // newProfile makes a profile that is gone when the spec ends.
 func newProfile(name, spec string) *v1alpha1.IsolationProfile {
 	GinkgoHelper()
-	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	Expect(utilyaml.UnmarshalStrict([]byte(spec), &profile.Spec)).To(Succeed())
+	profile := isolationProfile(name, spec)
 	create(profile)
 	DeferCleanup(func() { Expect(client.IgnoreNotFound(k8s.Delete(ctx, profile.DeepCopy()))).To(Succeed()) })
 	return profile

@@ -91,9 +91,11 @@ var _ = Describe("what runs beside an application", Ordered, func() {
 
 	It("sees a pod that two tiers select, of one application or of two", func() {
 		other := application(app.Namespace, "other", `{tiers: [{name: c, podSelector: {matchLabels: {also: c}}}], flows: [], ingress: [], egress: []}`)
-		create(other)
+		other.Spec.Mode = v1alpha1.ModeDryRun // the declaration is enough: no policy of it has to be there
 		startPod(app.Namespace, "a", map[string]string{"tier": "a", "also": "c"})
 		startPod(app.Namespace, "b", map[string]string{"tier": "b"})
+		Eventually(covered()).Should(is(metav1.ConditionTrue, v1alpha1.ReasonCovered))
+		create(other)
 		Eventually(covered()).Should(is(metav1.ConditionFalse, v1alpha1.ReasonTierOverlap, "pods of tier a are also in tier c of AppIsolation other"))
 		Eventually(condition(other, v1alpha1.ConditionCovered)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonTierOverlap, "pods of tier c are also in tier a of AppIsolation shop"))
 		Expect(k8s.Delete(ctx, other)).To(Succeed())
