@@ -102,7 +102,7 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 			g.Expect(sum(families["controller_runtime_active_workers"], nil)).To(BeZero())
 		}).Should(Succeed())
 		// Who leads says so in an event.
-		Expect(difference(before, writes())).NotTo(HaveKey(Or(Equal("PUT appisolations/status"), HaveSuffix("networkpolicies"))))
+		Expect(difference(before, writes())).NotTo(HaveKey(Or(Equal("PUT appisolations/status"), Equal("POST networkpolicies"), Equal("PUT networkpolicies"))))
 		Expect(enforced(Default)).To(ignoresPolicies)
 		stop()
 		start()

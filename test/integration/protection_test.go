@@ -93,7 +93,7 @@ var _ = Describe("the protection of what the operator writes", Ordered, func() {
 
 		It("who would delete a profile's baseline", func() {
 			baseline := marked(app.Namespace, "appisolation.io/profile-uid")
-			operators := as("system:serviceaccount:appisolation-system:appisolation-manager")
+			operators := as("system:serviceaccount:appisolation-system:appisolation-manager", "system:masters")
 			Expect(operators.Create(ctx, baseline)).To(Succeed())
 			Expect(k8s.Delete(ctx, baseline)).To(MatchError(HaveSuffix("NetworkPolicy forged" + editProfile + app.Namespace + " names instead")))
 			Expect(operators.Delete(ctx, baseline)).To(Succeed())
@@ -130,7 +130,7 @@ var _ = Describe("the protection of what the operator writes", Ordered, func() {
 	// The controllers' names differ from cluster to cluster, so each is tried in its name; the specs above have the one
 	// that the controller manager here goes by.
 	DescribeTable("knows who asks:", func(user string, allowed bool) {
-		whoever, touched := as(user), policy.DeepCopy()
+		whoever, touched := as(user, "system:masters"), policy.DeepCopy()
 		touched.OwnerReferences = nil
 		for _, err := range []error{
 			whoever.Create(ctx, marked(app.Namespace, isolation.LabelUID), client.DryRunAll),
@@ -176,11 +176,11 @@ func relabelled(labels string) client.Patch {
 	return client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {`+labels+`}}}`))
 }
 
-// as is a client of somebody who may do everything but what admission refuses.
-func as(user string) client.Client {
+// as is a client of somebody in these groups; system:masters may do everything but what admission refuses.
+func as(user string, groups ...string) client.Client {
 	GinkgoHelper()
 	config := rest.CopyConfig(cluster.Config)
-	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: []string{"system:masters"}}
+	config.Impersonate = rest.ImpersonationConfig{UserName: user, Groups: append(groups, "system:authenticated")}
 	whoever, err := client.New(config, client.Options{Scheme: k8s.Scheme()})
 	Expect(err).NotTo(HaveOccurred())
 	return whoever
