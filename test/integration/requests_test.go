@@ -6,15 +6,20 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 // What the operator asks of the API server, counted there.
@@ -50,6 +55,14 @@ var _ = Describe("the operator's requests", Ordered, func() {
 
 	BeforeAll(func() {
 		start()
+		Eventually(func(g Gomega) { // the API server counts whoever asks: here those who clean up after other specs
+			var namespaces corev1.NamespaceList
+			g.Expect(k8s.List(ctx, &namespaces)).To(Succeed())
+			g.Expect(namespaces.Items).To(HaveEach(HaveField("DeletionTimestamp", BeNil())))
+			var baselines networkingv1.NetworkPolicyList
+			g.Expect(k8s.List(ctx, &baselines, client.HasLabels{isolation.LabelProfileUID})).To(Succeed())
+			g.Expect(baselines.Items).To(BeEmpty())
+		}).WithTimeout(time.Minute).Should(Succeed())
 		var left v1alpha1.AppIsolationList // by other specs; some of them no operator has seen yet
 		Expect(k8s.List(ctx, &left)).To(Succeed())
 		settled(len(left.Items))
