@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -59,3 +60,27 @@ var _ = Describe("the sample profiles", func() {
 		})
 	}
 })
+
+// What a reader pastes has to work.
+var _ = Describe("an example in the documentation", func() {
+	files, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil {
+		panic(err)
+	}
+	for _, file := range append(files, filepath.Join(root, "README.md")) {
+		It("is accepted as it stands: "+filepath.Base(file), func() {
+			text, err := os.ReadFile(file)
+			Expect(err).NotTo(HaveOccurred())
+			for _, block := range yamlBlock.FindAllStringSubmatch(string(text), -1) {
+				for _, object := range fromYAML(block[1]) {
+					if object.GetNamespace() != "" {
+						object.SetNamespace(metav1.NamespaceDefault)
+					}
+					Expect(k8s.Create(ctx, object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))).To(Succeed(), block[1])
+				}
+			}
+		})
+	}
+})
+
+var yamlBlock = regexp.MustCompile("(?s)```yaml\n(.*?)```")
