@@ -286,7 +286,7 @@ func (d *demo) sum(ctx context.Context) error {
 // conditions are all that an application has when all is well.
 var conditions = []string{
 	v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionProgrammed,
-	v1alpha1.ConditionPaired, v1alpha1.ConditionReady,
+	v1alpha1.ConditionPaired, v1alpha1.ConditionCovered, v1alpha1.ConditionExclusive, v1alpha1.ConditionReady,
 }
 
 // check notes whether something is as it should be.
