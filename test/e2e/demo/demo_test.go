@@ -65,7 +65,7 @@ func TestDemo(t *testing.T) {
 		"    Paired  False  PeerMissing",
 		"    backend → cassandra:9042    before: ·    now: ✓",
 		"    Paired  True  Paired",
-		"All three tables are again as they were. 201 checks, each as expected.",
+		"All three tables are again as they were. 209 checks, each as expected.",
 	} {
 		g.Expect(strings.Split(output, "\n")).To(ContainElement(line), output)
 	}
