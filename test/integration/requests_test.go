@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -113,6 +115,44 @@ var _ = Describe("the operator's requests", Ordered, func() {
 			settled(seen + applications)
 		}
 		Expect(difference(before, writes())).To(BeEmpty())
+	})
+
+	It("are none while a rolling update replaces 1,000 pods, and one when a tier has none left", func() {
+		const replicas = 1000
+		app := application(newNamespace(), "shop", twoTiers)
+		tierA := func(template string, i int) *corev1.Pod {
+			return podOf(app.Namespace, fmt.Sprintf("a-%s-%d", template, i), map[string]string{"tier": "a", "pod-template-hash": template})
+		}
+		create(podOf(app.Namespace, "b", map[string]string{"tier": "b"}))
+		Expect(inParallel(replicas, func(i int) error { return k8s.Create(ctx, tierA("old", i)) })).To(Succeed())
+		create(app)
+		Eventually(condition(app, v1alpha1.ConditionCovered)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonCovered))
+		settled(applications)
+
+		before, looks, start := writes(), reconciles(), time.Now()
+		Expect(inParallel(replicas, func(i int) error {
+			fresh := tierA("new", i)
+			err := k8s.Create(ctx, fresh)
+			fresh.Status.Phase = corev1.PodRunning
+			return errors.Join(err, k8s.Status().Update(ctx, fresh), k8s.Delete(ctx, tierA("old", i)))
+		})).To(Succeed())
+		Eventually(reconciles).Should(BeNumerically(">", looks), "the operator has looked")
+		looks = reconciles() - looks
+		AddReportEntry("a rolling update", fmt.Sprintf("%d pods in %s: %d looks", replicas, time.Since(start).Round(time.Second), looks))
+		Expect(looks).To(BeNumerically("<", replicas/10), "a look is at many changes")
+		Expect(difference(before, writes())).To(BeEmpty())
+
+		By("the tier without pods")
+		Expect(k8s.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(app.Namespace), client.MatchingLabels{"tier": "a"})).To(Succeed())
+		Eventually(condition(app, v1alpha1.ConditionCovered)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonTierEmpty, "tier a selects no pod"))
+		Expect(app.Status.Tiers).To(HaveExactElements(HaveField("Populated", false), HaveField("Populated", true)))
+		Expect(difference(before, writes())).To(Equal(map[string]int{"PUT appisolations/status": 1}))
+
+		By("its pods back again")
+		create(tierA("newer", 0))
+		Eventually(condition(app, v1alpha1.ConditionCovered)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonCovered))
+		Expect(app.Status.Tiers).To(HaveEach(HaveField("Populated", true)))
+		Expect(difference(before, writes())).To(Equal(map[string]int{"PUT appisolations/status": 2}))
 	})
 
 	It("are none after a restart", func() {
