@@ -262,7 +262,8 @@ func (r *Reconciler) all(ctx context.Context, _ struct{}) []reconcile.Request { 
 
 func (r *Reconciler) list(ctx context.Context, which ...client.ListOption) []reconcile.Request {
 	var apps v1alpha1.AppIsolationList
-	if err := r.List(ctx, &apps, append(which, client.DisableReadYourWritesConsistency)...); err != nil {
+	which = append(which, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
+	if err := r.List(ctx, &apps, which...); err != nil {
 		log.FromContext(ctx).Error(err, "look up the applications that a change concerns", "which", which)
 	}
 	var requests []reconcile.Request

@@ -42,13 +42,12 @@ type View struct {
 // Look compares a model with what runs beside it. Each rule sees the whole and speaks of one thing; the first rule that
 // finds something gives a condition its reason.
 func Look(app *v1alpha1.AppIsolation, model Model, seen Seen) View {
-	seen.Services, seen.Policies, seen.Apps = byName(seen.Services), byName(seen.Policies), byName(seen.Apps)
-	l := look{app: app, model: model, seen: seen, view: View{Populated: map[string]bool{}}}
-	for i := range seen.Pods {
-		if pod := &seen.Pods[i]; isReached(pod) {
-			l.pods = append(l.pods, pod)
-		}
+	l := look{
+		app: app, model: model, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
+		labelled: map[podLabel][]*corev1.Pod{}, inTier: map[string][]*corev1.Pod{}, tiersOf: map[*corev1.Pod][]string{},
+		view: View{Populated: map[string]bool{}},
 	}
+	l.indexPods(seen.Pods)
 	l.sortIntoTiers()
 	for _, rule := range []func(){l.emptyTiers, l.overlaps, l.servicePorts, l.portNames, l.egressPorts, l.foreignPolicies, l.unisolatedPods} {
 		rule()
@@ -60,22 +59,46 @@ func Look(app *v1alpha1.AppIsolation, model Model, seen Seen) View {
 func byName[T any, P interface {
 	*T
 	metav1.Object
-}](list []T) []T {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b T) int {
-		return cmp.Or(cmp.Compare(P(&a).GetNamespace(), P(&b).GetNamespace()), cmp.Compare(P(&a).GetName(), P(&b).GetName()))
+}](list []T) []P {
+	sorted := make([]P, 0, len(list)) // of pointers: the objects are large
+	for i := range list {
+		sorted = append(sorted, &list[i])
+	}
+	slices.SortFunc(sorted, func(a, b P) int {
+		return cmp.Or(cmp.Compare(a.GetNamespace(), b.GetNamespace()), cmp.Compare(a.GetName(), b.GetName()))
 	})
-	return list
+	return sorted
 }
 
 type look struct {
-	app   *v1alpha1.AppIsolation
-	model Model
-	seen  Seen
-	view  View
-	// pods are those that policies reach, and inTier the application's, by tier.
-	pods   []*corev1.Pod
-	inTier map[string][]*corev1.Pod
+	app      *v1alpha1.AppIsolation
+	model    Model
+	services []*corev1.Service
+	policies []*networkingv1.NetworkPolicy
+	apps     []*v1alpha1.AppIsolation
+	view     View
+	// pods are those that policies reach; labelled finds them by a label: of a thousand, a selector mostly means a few.
+	pods     []*corev1.Pod
+	labelled map[podLabel][]*corev1.Pod
+	// inTier are the application's pods, by tier, and tiersOf the tiers, by pod.
+	inTier  map[string][]*corev1.Pod
+	tiersOf map[*corev1.Pod][]string
+}
+
+type podLabel struct{ namespace, key, value string }
+
+func (l *look) indexPods(pods []corev1.Pod) {
+	for i := range pods {
+		pod := &pods[i]
+		if !isReached(pod) {
+			continue
+		}
+		l.pods = append(l.pods, pod)
+		for key, value := range pod.Labels {
+			label := podLabel{pod.Namespace, key, value}
+			l.labelled[label] = append(l.labelled[label], pod)
+		}
+	}
 }
 
 // isReached says whether policies reach a pod.
@@ -84,26 +107,42 @@ func isReached(pod *corev1.Pod) bool {
 }
 
 func (l *look) sortIntoTiers() {
-	l.inTier = map[string][]*corev1.Pod{}
 	for _, tier := range l.model.Tiers {
 		l.inTier[tier.Name] = l.selected(l.app.Namespace, tier.Selector)
 		l.view.Populated[tier.Name] = len(l.inTier[tier.Name]) > 0
+		for _, pod := range l.inTier[tier.Name] {
+			l.tiersOf[pod] = append(l.tiersOf[pod], tier.Name)
+		}
 	}
 }
 
 // selected are the pods of a namespace that a selector selects.
 func (l *look) selected(namespace string, selector metav1.LabelSelector) []*corev1.Pod {
+	candidates := l.pods
+	for key, value := range selector.MatchLabels {
+		if labelled := l.labelled[podLabel{namespace, key, value}]; len(labelled) < len(candidates) {
+			candidates = labelled
+		}
+	}
+	var found []*corev1.Pod
+	for _, pod := range candidates {
+		if pod.Namespace == namespace && contains(pod.Labels, selector.MatchLabels) {
+			found = append(found, pod)
+		}
+	}
+	if len(found) == 0 || len(selector.MatchExpressions) == 0 {
+		return found // parsing would cost far more than it took to match
+	}
 	parsed, err := metav1.LabelSelectorAsSelector(&selector)
 	if err != nil {
 		return nil // the API server lets none in that is no selector
 	}
-	var found []*corev1.Pod
-	for _, pod := range l.pods {
-		if pod.Namespace == namespace && parsed.Matches(labels.Set(pod.Labels)) {
-			found = append(found, pod)
-		}
-	}
-	return found
+	return slices.DeleteFunc(found, func(p *corev1.Pod) bool { return !parsed.Matches(labels.Set(p.Labels)) })
+}
+
+// anyInTier says whether some of these pods are in a tier.
+func (l *look) anyInTier(tier string, pods []*corev1.Pod) bool {
+	return slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return slices.Contains(l.tiersOf[p], tier) })
 }
 
 func (l *look) warn(condition, reason, format string, args ...any) {
@@ -123,31 +162,39 @@ func (l *look) emptyTiers() {
 // overlaps finds pods that two tiers select, both of this application or one of another.
 func (l *look) overlaps() {
 	const both = "pods of tier %s are also in tier %s%s and may do what either may: narrow one of the podSelectors"
+	others := l.otherTiers()
 	for i, tier := range l.model.Tiers {
-		mine := l.inTier[tier.Name]
-		if len(mine) == 0 {
-			continue
-		}
 		for _, other := range l.model.Tiers[i+1:] {
-			if anySelected(mine, other.Selector) {
+			if l.anyInTier(other.Name, l.inTier[tier.Name]) {
 				l.warn(v1alpha1.ConditionCovered, v1alpha1.ReasonTierOverlap, both, tier.Name, other.Name, "")
 			}
 		}
-		for j := range l.seen.Apps {
-			other := &l.seen.Apps[j]
-			for k := range other.Spec.Tiers {
-				theirs := &other.Spec.Tiers[k]
-				if len(checkSelector(&theirs.PodSelector, nil)) == 0 && anySelected(mine, normalSelector(theirs.PodSelector)) {
-					l.warn(v1alpha1.ConditionCovered, v1alpha1.ReasonTierOverlap, both, tier.Name, theirs.Name, " of AppIsolation "+other.Name)
-				}
+		for _, other := range others {
+			if l.anyInTier(tier.Name, other.pods) {
+				l.warn(v1alpha1.ConditionCovered, v1alpha1.ReasonTierOverlap, both, tier.Name, other.tier, " of AppIsolation "+other.app)
 			}
 		}
 	}
 }
 
-func anySelected(pods []*corev1.Pod, selector metav1.LabelSelector) bool {
-	parsed, err := metav1.LabelSelectorAsSelector(&selector)
-	return err == nil && slices.ContainsFunc(pods, func(p *corev1.Pod) bool { return parsed.Matches(labels.Set(p.Labels)) })
+// otherTier is a tier of another application that selects pods of this one.
+type otherTier struct {
+	app, tier string
+	pods      []*corev1.Pod
+}
+
+func (l *look) otherTiers() []otherTier {
+	var others []otherTier
+	for _, app := range l.apps {
+		for i := range app.Spec.Tiers {
+			tier := &app.Spec.Tiers[i]
+			pods := slices.DeleteFunc(l.selected(l.app.Namespace, normalSelector(tier.PodSelector)), func(p *corev1.Pod) bool { return l.tiersOf[p] == nil })
+			if len(pods) > 0 && len(checkSelector(&tier.PodSelector, nil)) == 0 {
+				others = append(others, otherTier{app.Name, string(tier.Name), pods})
+			}
+		}
+	}
+	return others
 }
 
 // unisolatedPods looks, under scope Tiers, for pods that no policy selects.
@@ -157,14 +204,12 @@ func (l *look) unisolatedPods() {
 	}
 	isolated := map[*corev1.Pod]bool{}
 	if l.app.Spec.EffectiveMode() == v1alpha1.ModeEnforce { // its policies are about to be there, if they are not yet
-		for _, pods := range l.inTier {
-			for _, pod := range pods {
-				isolated[pod] = true
-			}
+		for pod := range l.tiersOf {
+			isolated[pod] = true
 		}
 	}
-	for i := range l.seen.Policies {
-		for _, pod := range l.selected(l.app.Namespace, l.seen.Policies[i].Spec.PodSelector) {
+	for _, policy := range l.policies {
+		for _, pod := range l.selected(l.app.Namespace, policy.Spec.PodSelector) {
 			isolated[pod] = true
 		}
 	}
@@ -175,14 +220,14 @@ func (l *look) unisolatedPods() {
 // other applications are a matter of overlapping tiers, and a baseline opens nothing.
 func (l *look) foreignPolicies() {
 	desired := l.model.NetworkPolicies()
-	for i := range l.seen.Policies {
-		policy := &l.seen.Policies[i]
+	for _, policy := range l.policies {
 		if l.isOperators(policy, desired) {
 			continue
 		}
+		pods := l.selected(l.app.Namespace, policy.Spec.PodSelector)
 		var tiers, opened []string
 		for _, tier := range l.model.Tiers {
-			if !anySelected(l.inTier[tier.Name], policy.Spec.PodSelector) {
+			if !l.anyInTier(tier.Name, pods) {
 				continue
 			}
 			tiers = append(tiers, tier.Name)
@@ -207,6 +252,8 @@ func (l *look) isOperators(policy *networkingv1.NetworkPolicy, desired []*networ
 	if owner := metav1.GetControllerOf(policy); owner != nil {
 		return owner.APIVersion == v1alpha1.GroupVersion.String()
 	}
-	return named(desired, policy.Name) != nil && Owns(l.app, policy) || isOrphan(l.app, policy) ||
-		slices.ContainsFunc(l.seen.Apps, func(other v1alpha1.AppIsolation) bool { return isOrphan(&other, policy) })
+	if named(desired, policy.Name) != nil && Owns(l.app, policy) || isOrphan(l.app, policy) {
+		return true
+	}
+	return OrphanOf(policy) != "" && slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool { return isOrphan(other, policy) })
 }

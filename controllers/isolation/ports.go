@@ -19,8 +19,7 @@ func (l *look) servicePorts() {
 	for i := range l.app.Spec.Tiers {
 		tier := &l.app.Spec.Tiers[i]
 		declared := declaredPorts(tier, nil)
-		for j := range l.seen.Services {
-			service := &l.seen.Services[j]
+		for _, service := range l.services {
 			pods := l.behind(service, l.app.Namespace, l.inTier[string(tier.Name)])
 			for _, port := range service.Spec.Ports {
 				for _, target := range targets(port, pods) {
@@ -84,8 +83,7 @@ func (l *look) servicePortInstead(peer *v1alpha1.Peer, declared Port) []string {
 	namespace, everyPod := string(peer.Namespace), &metav1.LabelSelector{}
 	meant := l.selected(namespace, *cmp.Or(optionalSelector(peer.PodSelector), everyPod))
 	var texts []string
-	for i := range l.seen.Services {
-		service := &l.seen.Services[i]
+	for _, service := range l.services {
 		pods := l.behind(service, namespace, meant)
 		for _, port := range service.Spec.Ports {
 			translated := service.Spec.ClusterIP != corev1.ClusterIPNone && declared.Port == intstr.FromInt32(port.Port)
