@@ -114,7 +114,7 @@ func cacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:       {Field: running, Transform: trimPod},
+			&corev1.Pod{}:       {Field: running, Transform: trimPods()},
 			&corev1.Service{}:   {Transform: trimService},
 			&corev1.Namespace{}: {Transform: trimNamespace},
 			&discoveryv1.EndpointSlice{}: {

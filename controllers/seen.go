@@ -10,6 +10,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/workqueue"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
@@ -90,13 +91,34 @@ func later(concerned handler.MapFunc) handler.EventHandler {
 	}
 }
 
-// trimPod leaves of a pod what isolation.Look reads.
-func trimPod(object any) (any, error) {
-	pod, ok := object.(*corev1.Pod)
-	if !ok {
-		return object, nil // a tombstone
+// templates are how many kinds of pods trimPods remembers. A list comes by name, and an update changes one Deployment
+// after another: that few are enough for any number of pods.
+const templates = 1000
+
+// trimPods leaves of a pod what isolation.Look reads. Pods of one template share what of it is the same: most of it.
+func trimPods() func(object any) (any, error) {
+	known := lru.New(templates)
+	return func(object any) (any, error) {
+		pod, ok := object.(*corev1.Pod)
+		if !ok {
+			return object, nil // a tombstone
+		}
+		trimmed := &corev1.Pod{ObjectMeta: trimMeta(pod.ObjectMeta), Spec: corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
+		ports := namedPorts(pod)
+		if ports != nil {
+			trimmed.Spec.Containers = []corev1.Container{{Ports: ports}}
+		}
+		template := fmt.Sprint(trimmed.Labels, ports)
+		if same, found := known.Get(template); found {
+			trimmed.Labels, trimmed.Spec.Containers = same.(*corev1.Pod).Labels, same.(*corev1.Pod).Spec.Containers
+		} else {
+			known.Add(template, trimmed)
+		}
+		return trimmed, nil
 	}
-	trimmed := &corev1.Pod{ObjectMeta: trimMeta(pod.ObjectMeta), Spec: corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
+}
+
+func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	var ports []corev1.ContainerPort
 	for _, container := range pod.Spec.Containers {
 		for _, port := range container.Ports {
@@ -105,10 +127,7 @@ func trimPod(object any) (any, error) {
 			}
 		}
 	}
-	if ports != nil {
-		trimmed.Spec.Containers = []corev1.Container{{Ports: ports}}
-	}
-	return trimmed, nil
+	return ports
 }
 
 // trimService leaves of a Service what isolation.Look reads, and its addresses.
