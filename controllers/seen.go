@@ -12,6 +12,7 @@ import (
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -20,8 +21,13 @@ import (
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// seenDelay gathers what happens in a namespace, a rolling update say, into one look at it.
-const seenDelay = time.Second
+const (
+	// seenDelay gathers what happens in a namespace, a rolling update say, into one look at it.
+	seenDelay = time.Second
+	// lookShare is as much longer as each application of a namespace makes that: together they look at it 50 times a
+	// second at most, however many they are.
+	lookShare = 20 * time.Millisecond
+)
 
 // seen reads, from the cache, what runs beside the application.
 func (r *Reconciler) seen(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Seen, error) {
@@ -75,14 +81,16 @@ func (r *Reconciler) concernedBySeen(ctx context.Context, object client.Object) 
 	return r.referring(ctx, seenReference(object.GetNamespace()))
 }
 
-// later wakes whom a change concerns only after a moment, and once however much happens until then. It is for what is
-// only reported.
+// later wakes whom a change concerns only after a moment, once however much happens until then, and after those whom
+// something declared woke. It is for what is only reported.
 func later(concerned handler.MapFunc) handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	wake := func(ctx context.Context, object client.Object, q queue) {
-		for _, request := range concerned(ctx, object) {
-			q.AddAfter(request, seenDelay)
+		requests := concerned(ctx, object)
+		options := priorityqueue.AddOpts{
+			After: max(seenDelay, time.Duration(len(requests))*lookShare), Priority: new(handler.LowPriority),
 		}
+		q.(priorityqueue.PriorityQueue[reconcile.Request]).AddWithOpts(options, requests...) // which every queue of ours is
 	}
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { wake(ctx, e.Object, q) },
