@@ -41,6 +41,7 @@ e2e: controlplane ## Run the tests with real packets (as root)
 bench: controlplane ## Run all benchmarks
 	go test -run '^$$' -bench . -benchmem ./controllers/...
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/integration test -count=1 -v -ginkgo.focus 'requests are one create' | grep 'applications of'
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/integration test -run '^$$' -bench . -benchtime 1x -timeout 20m .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -run '^$$' -bench . -benchtime 15x -timeout 15m .
 
 .PHONY: lint

@@ -52,11 +52,14 @@ func TestIntegration(t *testing.T) {
 	RunSpecs(t, "integration")
 }
 
-var _ = BeforeSuite(func() {
+var _ = BeforeSuite(func() { startCluster(func(stop func()) { DeferCleanup(stop) }) })
+
+// startCluster makes everything that tests and benchmarks share.
+func startCluster(cleanup func(func())) {
 	var err error
 	cluster, err = controlplane.Start(controlplane.Options{CRDs: []string{"config/crd/bases"}})
 	Expect(err).NotTo(HaveOccurred())
-	DeferCleanup(func() { Expect(cluster.Stop()).To(Succeed()) })
+	cleanup(func() { Expect(cluster.Stop()).To(Succeed()) })
 
 	scheme := runtime.NewScheme()
 	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
@@ -69,7 +72,7 @@ var _ = BeforeSuite(func() {
 	Expect(err).NotTo(HaveOccurred())
 	kubeconfig, err = cluster.InstallOperator(ctx)
 	Expect(err).NotTo(HaveOccurred())
-})
+}
 
 // operator is one running process of it.
 type operator struct{ *controlplane.Operator }
