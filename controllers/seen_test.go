@@ -1,0 +1,65 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+)
+
+// Every pod keeps what is its own, whichever pods were trimmed before it.
+func TestTrimPods(t *testing.T) {
+	trim := trimPods()
+	for i, c := range []struct {
+		tier, port string
+		number     int32
+	}{{"a", "http", 80}, {"a", "http", 80}, {"a", "http", 8080}, {"b", "http", 80}, {"a", "", 80}, {"a", "http", 80}} {
+		pod := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(i), Labels: map[string]string{"tier": c.tier}, Annotations: map[string]string{"a": "b"}},
+			Spec: corev1.PodSpec{HostNetwork: i%2 == 0, NodeName: "node", Containers: []corev1.Container{
+				{Image: "image", Ports: []corev1.ContainerPort{{Name: c.port, ContainerPort: c.number}}},
+			}},
+		}
+		want := &corev1.Pod{
+			ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Labels: pod.Labels}, Spec: corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork},
+		}
+		if c.port != "" {
+			want.Spec.Containers = []corev1.Container{{Ports: pod.Spec.Containers[0].Ports}}
+		}
+		got, err := trim(pod)
+		NewWithT(t).Expect(err).NotTo(HaveOccurred())
+		NewWithT(t).Expect(got).To(Equal(want))
+		NewWithT(t).Expect(trim(got)).To(Equal(want), "what is trimmed stays as it is")
+	}
+}
+
+// The more applications look at a namespace, the less often each does; none before what was declared.
+func TestLater(t *testing.T) {
+	for apps, after := range map[int]time.Duration{1: time.Second, 50: time.Second, 1000: 20 * time.Second} {
+		everybody := func(context.Context, client.Object) []reconcile.Request { return make([]reconcile.Request, apps) }
+		var q queued
+		later(everybody).Delete(t.Context(), event.DeleteEvent{Object: &corev1.Pod{}}, &q)
+		NewWithT(t).Expect(q.options).To(Equal(priorityqueue.AddOpts{After: after, Priority: new(handler.LowPriority)}))
+		NewWithT(t).Expect(q.requests).To(HaveLen(apps))
+	}
+}
+
+// queued is a queue that tells what it was given.
+type queued struct {
+	priorityqueue.PriorityQueue[reconcile.Request]
+	options  priorityqueue.AddOpts
+	requests []reconcile.Request
+}
+
+func (q *queued) AddWithOpts(options priorityqueue.AddOpts, requests ...reconcile.Request) {
+	q.options, q.requests = options, requests
+}
