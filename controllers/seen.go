@@ -24,8 +24,8 @@ import (
 const (
 	// seenDelay gathers what happens in a namespace, a rolling update say, into one look at it.
 	seenDelay = time.Second
-	// lookShare is as much longer as each application of a namespace makes that: together they look at it 50 times a
-	// second at most, however many they are.
+	// lookShare is as much longer as each application of a namespace makes that: on average they all together look
+	// at it 50 times a second at most.
 	lookShare = 20 * time.Millisecond
 )
 
