@@ -217,7 +217,7 @@ func BenchmarkCrowdedNamespace(b *testing.B) {
 	startCluster(b.Cleanup)
 	address := freeAddress()
 	metrics := "http://" + address + "/metrics"
-	o, err := controlplane.StartOperator(binary, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
+	o, err := controlplane.StartOperator([]string{binary}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { Expect(o.Stop()).To(Succeed()) }()
 	Eventually(func() (*http.Response, error) { return http.Get(metrics) }).Should(HaveHTTPStatus(http.StatusOK))
