@@ -155,7 +155,8 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 		return true, client.IgnoreNotFound(err)
 	}
 	policy, err := r.baseline(ctx, name, other)
-	return policy == nil && isolation.Baseline(&profile, name) != nil, err
+	isThere := policy != nil && isolation.OwnsBaseline(&profile, policy)
+	return !isThere && isolation.Baseline(&profile, name) != nil, err
 }
 
 // report writes the status, once and only if it changes.

@@ -38,7 +38,7 @@ func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 			changes = append(changes, Change{v1alpha1.OperationDelete, have})
 		case have == nil:
 			changes = append(changes, Change{v1alpha1.OperationCreate, want})
-		case !ownsBaseline(profile, have):
+		case !OwnsBaseline(profile, have):
 			plan.Conflicts = append(plan.Conflicts, conflict("IsolationProfile", profile.Name, have))
 		case !upToDate(have, want):
 			changes = append(changes, Change{v1alpha1.OperationUpdate, merged(have, want)})
@@ -50,8 +50,8 @@ func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 	return plan
 }
 
-// ownsBaseline says whether a policy is the profile's, by the same proofs as Owns.
-func ownsBaseline(profile *v1alpha1.IsolationProfile, policy *networkingv1.NetworkPolicy) bool {
+// OwnsBaseline says whether a policy is the profile's, by the same proofs as Owns.
+func OwnsBaseline(profile *v1alpha1.IsolationProfile, policy *networkingv1.NetworkPolicy) bool {
 	if controller := metav1.GetControllerOf(policy); controller != nil {
 		return controller.UID == profile.UID
 	}

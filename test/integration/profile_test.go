@@ -117,6 +117,16 @@ var _ = Describe("a profile", Ordered, func() {
 			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline"))
 			Expect(events()).To(HaveExactElements("ADDED second.baseline", "DELETED first.baseline"))
 
+			taken := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "first.baseline"}}
+			create(taken) // nobody can write that one's now
+			relabel(namespace, "first")
+			Consistently(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline", "first.baseline"))
+			Expect(k8s.Delete(ctx, taken)).To(Succeed())
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("first.baseline"))
+			Expect(policies(namespace)["first.baseline"].OwnerReferences).To(HaveLen(1))
+			relabel(namespace, "second")
+			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline"))
+
 			relabel(namespace, "third")
 			Consistently(func() []string { return names(namespace) }).Should(ConsistOf("second.baseline"))
 			newProfile("third", `{}`)
