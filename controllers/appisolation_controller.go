@@ -113,13 +113,13 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if !o.accepted() {
 		return o
 	}
+	desired := o.model.NetworkPolicies()
 	seen, err := r.seen(ctx, app)
 	if err != nil {
 		return outcome{writes: writes{err: err}}
 	}
-	o.view = isolation.Look(app, o.model, seen)
+	o.view = isolation.Look(app, o.model, desired, seen)
 	o.problems = append(o.problems, o.view.Problems...)
-	desired := o.model.NetworkPolicies()
 	existing, err := r.existing(ctx, app, desired)
 	if err != nil {
 		o.err = err

@@ -35,6 +35,9 @@ const (
 	// agreement is how many rounds in a row must find the same before it is believed: a policy or a pod that was just
 	// made may not be enforced yet.
 	agreement = 3
+	// patience is how many rounds in a row must find nothing before a verdict is given up: a replica that moves to
+	// another node is no news of the network.
+	patience = 10
 	// maxPeers bounds what is tried in a round.
 	maxPeers = 3
 	// canaryTimeout is how long a replica may take to answer. Most networks drop what they forbid.
@@ -111,10 +114,12 @@ func (e *enforcement) round(ctx context.Context) {
 		return
 	}
 	found := verdict(e.tryPeers(ctx, pods, policies))
-	if ctx.Err() != nil || !e.streak.add(found) {
+	before := e.verdict.Load()
+	if ctx.Err() != nil || e.streak.add(found) < enough(before, found) {
 		return
 	}
-	if before := e.verdict.Swap(&found); before != nil && *before == found {
+	e.verdict.Store(&found)
+	if before != nil && *before == found {
 		return
 	}
 	logger.Info("the verdict on the network changed", "status", found.Status, "reason", found.Reason, "message", found.Message)
@@ -124,19 +129,27 @@ func (e *enforcement) round(ctx context.Context) {
 	}
 }
 
+// enough is how many rounds in a row must find this instead of what was found before.
+func enough(before *metav1.Condition, found metav1.Condition) int {
+	if before != nil && before.Status != metav1.ConditionUnknown && found.Status == metav1.ConditionUnknown {
+		return patience
+	}
+	return agreement
+}
+
 // streak counts equal verdicts in a row.
 type streak struct {
 	of     metav1.Condition
 	length int
 }
 
-// add says whether this verdict has been found often enough.
-func (s *streak) add(found metav1.Condition) bool {
+// add says how often in a row this verdict has been found now.
+func (s *streak) add(found metav1.Condition) int {
 	if s.of != found {
 		*s = streak{of: found}
 	}
 	s.length++
-	return s.length >= agreement
+	return s.length
 }
 
 // verdict words what was found. No pod's name or address is in it: every application's status holds it.

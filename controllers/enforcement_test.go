@@ -189,13 +189,18 @@ func TestKeptOut(t *testing.T) {
 // One round is none: what was just made may not be enforced yet.
 func TestStreak(t *testing.T) {
 	g := NewWithT(t)
-	yes, no := verdict(false, nil), verdict(true, nil)
+	yes, no, nothing := verdict(false, nil), verdict(true, nil), verdict(false, errors.New("no other pod"))
 	var s streak
-	var believed []bool
-	for _, found := range []metav1.Condition{yes, yes, no, yes, yes, yes, yes, no, no, no} {
-		believed = append(believed, s.add(found))
+	var inARow []int
+	for _, found := range []metav1.Condition{yes, yes, no, yes, yes, yes, no} {
+		inARow = append(inARow, s.add(found))
 	}
-	g.Expect(believed).To(Equal([]bool{false, false, false, false, false, true, true, false, false, true}))
+	g.Expect(inARow).To(Equal([]int{1, 2, 1, 1, 2, 3, 1}))
+	g.Expect(enough(nil, nothing)).To(Equal(3))
+	g.Expect(enough(&yes, no)).To(Equal(3))
+	g.Expect(enough(&nothing, yes)).To(Equal(3))
+	g.Expect(enough(&yes, nothing)).To(Equal(10), "a replica that is away for a while is no news")
+	g.Expect(enough(&no, nothing)).To(Equal(10))
 }
 
 // What an application's status says before, at and after the first verdict.

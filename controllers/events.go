@@ -51,7 +51,7 @@ func (r *Reconciler) announceConditions(app *v1alpha1.AppIsolation, before []met
 		switch condition.Type {
 		case v1alpha1.ConditionAccepted, v1alpha1.ConditionResolvedRefs, v1alpha1.ConditionProgrammed, v1alpha1.ConditionPaired, v1alpha1.ConditionExclusive:
 		default:
-			continue // these repeat the others, or come and go with pods
+			continue // these repeat the others, or are nobody's doing
 		}
 		old := meta.FindStatusCondition(before, condition.Type)
 		wasFalse := old != nil && old.Status == metav1.ConditionFalse

@@ -5,11 +5,13 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,7 +30,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
 		Namespaces: map[string]map[string]string{},
 	}
-	if err := r.addProfile(ctx, app.Namespace, &facts); err != nil {
+	if err := r.addProfile(ctx, app, &facts); err != nil {
 		return facts, err
 	}
 	for key := range namedApps(app) {
@@ -40,6 +42,9 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		}
 	}
 	for name := range namedNamespaces(app) {
+		if name == app.Namespace {
+			continue // it is known already, perhaps better than here
+		}
 		if namespace, err := namespaceNamed(ctx, r, name); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read namespace %s: %w", name, err)
 		} else if err == nil {
@@ -58,28 +63,38 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	return facts, err
 }
 
-// addProfile reads the labels of the application's own namespace, and the profile that they lead to. One who doesn't see
-// the namespace yet asks for it: without its label, the application would have a profile that may allow more.
-func (r *Reconciler) addProfile(ctx context.Context, own string, facts *isolation.Facts) error {
-	namespace, err := namespaceNamed(ctx, r, own)
-	if apierrors.IsNotFound(err) {
-		namespace, err = namespaceNamed(ctx, r.Live, own)
+// addProfile reads the labels of the application's own namespace, and the profile that they lead to. A declaration that
+// is new is judged by what the API server has, not the cache: a label or a profile that is as new as it is would be
+// missed, and what was written then would stay when it is forbidden a moment later.
+func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
+	var reader client.Reader = r
+	if app.Status.ObservedGeneration != app.Generation {
+		reader = r.Live
 	}
+	namespace, err := namespaceNamed(ctx, reader, app.Namespace)
 	if client.IgnoreNotFound(err) != nil { // without a namespace there is nothing left to write either
-		return fmt.Errorf("read namespace %s: %w", own, err)
+		return fmt.Errorf("read namespace %s: %w", app.Namespace, err)
 	}
-	facts.Namespaces[own] = namespace.Labels
+	facts.Namespaces[app.Namespace] = namespace.Labels
 	name, named := isolation.ProfileName(namespace.Labels)
 	var profile v1alpha1.IsolationProfile
-	switch err := r.Get(ctx, types.NamespacedName{Name: name}, &profile); {
+	switch err := reader.Get(ctx, types.NamespacedName{Name: name}, &profile); {
 	case err == nil:
 		facts.Profile = &profile
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("read IsolationProfile %s: %w", name, err)
-	case named:
+	case named || wasForbiddenBy(name, app):
 		facts.MissingProfile = name
 	}
 	return nil
+}
+
+// wasForbiddenBy says whether the present declaration was refused because of this profile. That it goes, perhaps to be
+// made anew, allows nothing: the profile or the declaration has to change.
+func wasForbiddenBy(profile string, app *v1alpha1.AppIsolation) bool {
+	accepted := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionAccepted)
+	reasons := []string{v1alpha1.ReasonForbiddenByProfile, v1alpha1.ReasonProfileInvalid, v1alpha1.ReasonProfileNotFound}
+	return app.Status.Profile == profile && accepted != nil && accepted.ObservedGeneration == app.Generation && slices.Contains(reasons, accepted.Reason)
 }
 
 func namespaceNamed(ctx context.Context, reader client.Reader, name string) (*metav1.PartialObjectMetadata, error) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -75,6 +77,8 @@ type denial struct {
 	// invalid is what is wrong with the profile itself.
 	invalid error
 	plan    isolation.Plan
+	// kept are the namespaces that do not name the profile any more and keep its baseline for now.
+	kept []string
 	writes
 }
 
@@ -87,7 +91,14 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 		return denial{writes: writes{err: err}}
 	}
 	plan := isolation.NewBaselinePlan(profile, sites)
-	return denial{plan: plan, writes: apply(ctx, r.Client, plan)}
+	done := denial{plan: plan, writes: apply(ctx, r.Client, plan)}
+	for _, site := range sites {
+		if site.Awaited {
+			done.kept = append(done.kept, site.Namespace)
+		}
+	}
+	slices.Sort(done.kept)
+	return done
 }
 
 // sites are the namespaces that name the profile, and those that have its baseline.
@@ -99,8 +110,11 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 	var sites []isolation.Site
 	labelled := map[string]bool{}
 	for _, namespace := range namespaces {
-		if _, named := isolation.ProfileName(namespace.Labels); named && namespace.DeletionTimestamp.IsZero() {
+		if _, named := isolation.ProfileName(namespace.Labels); named {
 			labelled[namespace.Name] = true
+			if !namespace.DeletionTimestamp.IsZero() {
+				continue // its pods may still run: what it has goes with it
+			}
 			policy, err := r.baseline(ctx, namespace.Name, profile.Name)
 			if err != nil {
 				return nil, err
@@ -114,7 +128,7 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 	}
 	for i := range owned.Items {
 		policy := &owned.Items[i]
-		if labelled[policy.Namespace] {
+		if labelled[policy.Namespace] && policy.Name == isolation.BaselineName(profile.Name) {
 			continue
 		}
 		awaited, err := r.awaited(ctx, policy.Namespace)
@@ -147,7 +161,10 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 		return false, client.IgnoreNotFound(err)
 	}
 	other, named := isolation.ProfileName(namespace.Labels)
-	if !named || !namespace.DeletionTimestamp.IsZero() {
+	if !namespace.DeletionTimestamp.IsZero() {
+		return true, nil
+	}
+	if !named {
 		return false, nil
 	}
 	var profile v1alpha1.IsolationProfile
@@ -155,6 +172,9 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 		return true, client.IgnoreNotFound(err)
 	}
 	policy, err := r.baseline(ctx, name, other)
+	if len(isolation.ValidateProfile(&profile)) > 0 {
+		return true, err // it puts none on the namespace as it is
+	}
 	isThere := policy != nil && isolation.OwnsBaseline(&profile, policy)
 	return !isThere && isolation.Baseline(&profile, name) != nil, err
 }
@@ -263,9 +283,10 @@ func baselineCondition(done denial) metav1.Condition {
 	case len(done.plan.Conflicts) > 0:
 		return conflictCondition(done.plan.Conflicts, "the policies of the former IsolationProfile of this name are about to be collected; then this one's are written")
 	default:
-		return metav1.Condition{
-			Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed,
-			Message: "every namespace that names the profile has its baseline, and no other namespace",
+		message := "every namespace that names the profile has its baseline, or none if it is None"
+		if len(done.kept) > 0 {
+			message += fmt.Sprintf("; these keep it although they name another one, because that one's is not there: %s", strings.Join(done.kept, ", "))
 		}
+		return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: message}
 	}
 }

@@ -128,7 +128,7 @@ func trimPods() func(object any) (any, error) {
 
 func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	var ports []corev1.ContainerPort
-	for _, container := range pod.Spec.Containers {
+	for _, container := range isolation.LongRunning(pod) {
 		for _, port := range container.Ports {
 			if port.Name != "" {
 				ports = append(ports, corev1.ContainerPort{Name: port.Name, ContainerPort: port.ContainerPort, Protocol: port.Protocol})

@@ -69,7 +69,8 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
 		Watches(&corev1.Pod{}, later(r.concernedBySeen), relabelled).
 		Watches(&corev1.Service{}, later(r.concernedBySeen)).
-		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), changed).
+		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), builder.WithPredicates(
+			predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
 		Watches(&v1alpha1.AppIsolation{}, later(r.concernedBySeen), changed).
 		WithOptions(controller.Options{
 			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
@@ -217,13 +218,7 @@ func (r *Reconciler) concernedByProfile(ctx context.Context, profile client.Obje
 		log.FromContext(ctx).Error(err, "look up the namespaces that a profile concerns", "profile", profile.GetName())
 	}
 	for _, namespace := range namespaces {
-		var apps v1alpha1.AppIsolationList
-		if err := r.List(ctx, &apps, client.InNamespace(namespace.Name), client.DisableReadYourWritesConsistency); err != nil {
-			log.FromContext(ctx).Error(err, "look up the applications that a profile concerns", "namespace", namespace.Name)
-		}
-		for i := range apps.Items {
-			requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&apps.Items[i])})
-		}
+		requests = append(requests, r.list(ctx, client.InNamespace(namespace.Name))...)
 	}
 	return requests
 }

@@ -77,7 +77,7 @@ type AppIsolationSpec struct {
 
 	// deletionPolicy is Delete or Orphan; omitted means Delete. Orphan leaves the policies in force when this object is
 	// deleted: they have no owner reference, so nothing collects them, and an AppIsolation of the same name takes them
-	// over. It holds from the moment that status has observed it. A namespace's deletion takes them along.
+	// over. It holds from the moment that Programmed is True for it. A namespace's deletion takes them along.
 	// +optional
 	DeletionPolicy DeletionPolicy `json:"deletionPolicy,omitempty"`
 

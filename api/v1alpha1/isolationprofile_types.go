@@ -184,7 +184,8 @@ type Guardrails struct {
 	IngressNamespaces *LabelSelector `json:"ingressNamespaces,omitempty"`
 
 	// ingressCIDRs are ranges, 1 to 64: an ipBlock in ingress[].from must lie inside one of them. Omitted means that any
-	// may be named. A range that holds pods' addresses lets those pods in, whatever their namespace.
+	// may be named. A range that holds pods' addresses lets those pods in, whatever their namespace. The entities World
+	// and All are a matter of forbiddenEntities.
 	// +optional
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1

@@ -94,7 +94,7 @@ func BenchmarkLook(b *testing.B) {
 		b.Run(fmt.Sprintf("%d_applications_%d_tiers", c.apps, c.tiers), func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				if view := Look(app, model, seen); len(view.Problems) > 0 || len(view.Harmless) != c.foreign || view.Unisolated {
+				if view := Look(app, model, model.NetworkPolicies(), seen); len(view.Problems) > 0 || len(view.Harmless) != c.foreign || view.Unisolated {
 					b.Fatal(view)
 				}
 			}

@@ -102,7 +102,7 @@ func viewed(w declared.World) string {
 		if len(w.Pods) == 0 || len(model.Tiers) == 0 {
 			continue
 		}
-		view := Look(app, model, Seen{Pods: w.Pods, Services: w.Services, Policies: w.Policies, Apps: others(w, i)})
+		view := Look(app, model, model.NetworkPolicies(), Seen{Pods: w.Pods, Services: w.Services, Policies: w.Policies, Apps: others(w, i)})
 		fmt.Fprintf(&out, "%s/%s\n  populated: %v\n", app.Namespace, app.Name, view.Populated)
 		for _, p := range view.Problems {
 			fmt.Fprintf(&out, "  %s", line(p))

@@ -108,7 +108,7 @@ func forbiddenNamespaces(e entryPeers, own string, facts Facts) []string {
 	for _, peer := range e.peers {
 		if name := forbiddenNamespace(peer, allowed, own, facts.Namespaces); name != "" {
 			messages = append(messages, fmt.Sprintf("%s: IsolationProfile %s lets in only namespaces with %s, and %s: name another, or ask your platform team to label it",
-				e, facts.Profile.Name, selectorText(allowed), name))
+				e, facts.Profile.Name, selectorText(normalSelector(*allowed)), name))
 		}
 	}
 	return messages
@@ -122,7 +122,7 @@ func forbiddenNamespace(peer v1alpha1.Peer, allowed *v1alpha1.LabelSelector, own
 		name = AppKey(peer.App, own).Namespace
 	case peer.NamespaceSelector != nil:
 		if !implies(normalSelector(*peer.NamespaceSelector), normalSelector(*allowed)) {
-			return "the selector " + selectorText(peer.NamespaceSelector) + " also selects others"
+			return "the selector " + selectorText(normalSelector(*peer.NamespaceSelector)) + " also selects others"
 		}
 		return ""
 	}

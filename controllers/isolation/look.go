@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -39,11 +40,11 @@ type View struct {
 	Harmless []string
 }
 
-// Look compares a model with what runs beside it. Each rule sees the whole and speaks of one thing; the first rule that
+// Look compares a model, and the policies that it becomes, with what runs beside it. Each rule sees the whole and speaks of one thing; the first rule that
 // finds something gives a condition its reason.
-func Look(app *v1alpha1.AppIsolation, model Model, seen Seen) View {
+func Look(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.NetworkPolicy, seen Seen) View {
 	l := look{
-		app: app, model: model, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
+		app: app, model: model, desired: desired, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
 		labelled: map[podLabel][]*corev1.Pod{}, inTier: map[string][]*corev1.Pod{}, tiersOf: map[*corev1.Pod][]string{},
 		view: View{Populated: map[string]bool{}},
 	}
@@ -73,6 +74,7 @@ func byName[T any, P interface {
 type look struct {
 	app      *v1alpha1.AppIsolation
 	model    Model
+	desired  []*networkingv1.NetworkPolicy
 	services []*corev1.Service
 	policies []*networkingv1.NetworkPolicy
 	apps     []*v1alpha1.AppIsolation
@@ -154,7 +156,7 @@ func (l *look) emptyTiers() {
 	for _, tier := range l.model.Tiers {
 		if !l.view.Populated[tier.Name] {
 			l.warn(v1alpha1.ConditionCovered, v1alpha1.ReasonTierEmpty,
-				"tier %s selects no pod: start its pods, or correct the podSelector %s", tier.Name, metav1.FormatLabelSelector(&tier.Selector))
+				"tier %s selects no pod: start its pods, or correct the podSelector %s", tier.Name, selectorText(tier.Selector))
 		}
 	}
 }
@@ -219,41 +221,62 @@ func (l *look) unisolatedPods() {
 // foreignPolicies finds others' policies that select the application's pods, and what they open to them. The policies of
 // other applications are a matter of overlapping tiers, and a baseline opens nothing.
 func (l *look) foreignPolicies() {
-	desired := l.model.NetworkPolicies()
 	for _, policy := range l.policies {
-		if l.isOperators(policy, desired) {
+		if l.isOperators(policy) {
 			continue
 		}
 		pods := l.selected(l.app.Namespace, policy.Spec.PodSelector)
-		var tiers, opened []string
-		for _, tier := range l.model.Tiers {
-			if !l.anyInTier(tier.Name, pods) {
+		var selected, opened []string
+		for _, g := range l.groups() {
+			if !slices.ContainsFunc(pods, g.has) {
 				continue
 			}
-			tiers = append(tiers, tier.Name)
-			for _, direction := range opens(policy, named(desired, PolicyName(l.app.Name, tier.Name)), l.app.Namespace) {
-				opened = append(opened, fmt.Sprintf("%s of tier %s", direction, tier.Name))
+			selected = append(selected, g.text)
+			for _, direction := range opens(policy, named(l.desired, PolicyName(l.app.Name, g.policy)), l.app.Namespace) {
+				opened = append(opened, direction+" of "+g.text)
 			}
 		}
 		switch {
 		case len(opened) > 0:
 			l.warn(v1alpha1.ConditionExclusive, v1alpha1.ReasonForeignPolicy,
 				"NetworkPolicy %s opens what is not declared: %s: delete it, or declare what it is for", policy.Name, strings.Join(opened, ", "))
-		case len(tiers) > 0:
-			l.view.Harmless = append(l.view.Harmless, fmt.Sprintf("NetworkPolicy %s also selects pods (%s of tier %s) and opens nothing more",
-				policy.Name, strings.Join(directions(policy), " and "), strings.Join(tiers, ", ")))
+		case len(selected) > 0:
+			l.view.Harmless = append(l.view.Harmless, fmt.Sprintf("NetworkPolicy %s also selects pods (%s of %s) and opens nothing more",
+				policy.Name, strings.Join(directions(policy), " and "), strings.Join(selected, ", ")))
 		}
 	}
 }
 
-// isOperators says whether the operator keeps a policy as it should be: for this application or another, or for a
-// profile. Labels of ours on somebody's own policy do not make it so.
-func (l *look) isOperators(policy *networkingv1.NetworkPolicy, desired []*networkingv1.NetworkPolicy) bool {
-	if owner := metav1.GetControllerOf(policy); owner != nil {
-		return owner.APIVersion == v1alpha1.GroupVersion.String()
+// group is pods that one of the application's policies isolates.
+type group struct {
+	text, policy string
+	has          func(*corev1.Pod) bool
+}
+
+// groups are the tiers, and under scope Namespace the pods of none.
+func (l *look) groups() []group {
+	var groups []group
+	for _, tier := range l.model.Tiers {
+		groups = append(groups, group{"tier " + tier.Name, tier.Name, func(p *corev1.Pod) bool { return slices.Contains(l.tiersOf[p], tier.Name) }})
 	}
-	if named(desired, policy.Name) != nil && Owns(l.app, policy) || isOrphan(l.app, policy) {
+	if l.model.DenyRest {
+		groups = append(groups, group{"pods of no tier", DefaultDeny, func(p *corev1.Pod) bool { return len(l.tiersOf[p]) == 0 }})
+	}
+	return groups
+}
+
+// isOperators says whether the operator keeps a policy as it should be: for this application, for another that is in
+// force, or as a profile's baseline. Marks of ours on somebody's own policy do not make it so.
+func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
+	owner := metav1.GetControllerOf(policy)
+	if owner != nil && owner.Kind == "IsolationProfile" {
+		return owner.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(owner.Name)
+	}
+	if metav1.IsControlledBy(policy, l.app) || isOrphan(l.app, policy) || named(l.desired, policy.Name) != nil && Owns(l.app, policy) {
 		return true
 	}
-	return OrphanOf(policy) != "" && slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool { return isOrphan(other, policy) })
+	return slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool {
+		theirs := metav1.IsControlledBy(policy, other) || isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
+		return theirs && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
+	})
 }

@@ -46,13 +46,14 @@ const maxName = 63
 // and 8 hex digits of a hash of the whole. Distinct, stable and legal for every legal name.
 func PolicyName(app, tier string) string { return shorten(app + "-" + tier) }
 
-// BaselineName is the name of a profile's policy. No application's policy can have it: a tier's name has no dot.
+// BaselineName is the name of a profile's policy. No application's policy can have it, as a tier's
+// name has no dot: at most 54 characters are not shortened, and a label cannot hold more than 63.
 func BaselineName(profile string) string { return shorten(profile + ".baseline") }
 
 // bridgeName is the name of the copy of a policy that stays while the policy moves to other pods. It depends on what
 // the copy says, so that a second move before the first is done has a bridge of its own.
-func bridgeName(policy *networkingv1.NetworkPolicy) string {
-	return policy.Name + beforeInfix + hash8(sortKey(policy.Spec))
+func bridgeName(policy string, spec networkingv1.NetworkPolicySpec) string {
+	return policy + beforeInfix + hash8(sortKey(spec))
 }
 
 // IsBridge says whether a policy has the name of a bridge.

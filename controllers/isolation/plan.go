@@ -3,7 +3,6 @@ package isolation
 import (
 	"cmp"
 	"slices"
-	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -104,7 +103,7 @@ func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPoli
 		return nil
 	}
 	bridge := want.DeepCopy()
-	bridge.Name = bridgeName(have)
+	bridge.Name = bridgeName(have.Name, have.Spec)
 	bridge.Spec = *have.Spec.DeepCopy()
 	bridge.Annotations = map[string]string{AnnotationRules: have.Annotations[AnnotationRules]}
 	return bridge
@@ -143,9 +142,11 @@ func Owns(app *v1alpha1.AppIsolation, policy *networkingv1.NetworkPolicy) bool {
 // isOrphan says whether a policy was made for an application of this name that leaves its policies behind: nobody
 // controls it, and its labels and its name agree. Those of somebody's copy under another name do not.
 func isOrphan(app *v1alpha1.AppIsolation, policy *networkingv1.NetworkPolicy) bool {
+	if metav1.GetControllerOf(policy) != nil || OrphanOf(policy) != AppLabel(app.Name) {
+		return false
+	}
 	name := PolicyName(app.Name, cmp.Or(policy.Labels[LabelTier], DefaultDeny))
-	return metav1.GetControllerOf(policy) == nil && OrphanOf(policy) == AppLabel(app.Name) &&
-		(policy.Name == name || strings.HasPrefix(policy.Name, name+beforeInfix))
+	return policy.Name == name || policy.Name == bridgeName(name, policy.Spec)
 }
 
 // OrphanOf is the application, as LabelApp has it, that leaves this policy behind when it goes; empty if none does.

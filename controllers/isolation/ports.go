@@ -132,7 +132,7 @@ func targets(port corev1.ServicePort, pods []*corev1.Pod) []Port {
 func portsNamed(name string, protocol v1alpha1.Protocol, pods []*corev1.Pod) []Port {
 	var found []Port
 	for _, pod := range pods {
-		for _, container := range pod.Spec.Containers {
+		for _, container := range LongRunning(pod) {
 			for _, port := range container.Ports {
 				if port.Name == name && v1alpha1.Protocol(cmp.Or(port.Protocol, corev1.ProtocolTCP)) == protocol {
 					found = append(found, Port{Protocol: protocol, Port: intstr.FromInt32(port.ContainerPort)})
@@ -141,6 +141,17 @@ func portsNamed(name string, protocol v1alpha1.Protocol, pods []*corev1.Pod) []P
 		}
 	}
 	return sortedUnique(found)
+}
+
+// LongRunning are the containers whose ports a Service's target port may name: those that run as long as the pod.
+func LongRunning(pod *corev1.Pod) []corev1.Container {
+	all := pod.Spec.Containers
+	for _, container := range pod.Spec.InitContainers {
+		if container.RestartPolicy != nil && *container.RestartPolicy == corev1.ContainerRestartPolicyAlways {
+			all = append(all[:len(all):len(all)], container)
+		}
+	}
+	return all
 }
 
 // is says whether a port that is declared is, on some of these pods, the target.

@@ -63,9 +63,7 @@ func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 		return problems // a guardrail can be held against a valid declaration only
 	}
 	if facts.MissingProfile != "" {
-		refuse(v1alpha1.ReasonProfileNotFound, fmt.Sprintf(
-			"namespace %s names IsolationProfile %s in its label %s, and there is none of that name: its platform team has to create it or correct the label",
-			app.Namespace, facts.MissingProfile, v1alpha1.LabelProfile))
+		refuse(v1alpha1.ReasonProfileNotFound, missingProfile(app, facts))
 		return problems
 	}
 	if facts.Profile == nil {
@@ -79,6 +77,14 @@ func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 		refuse(v1alpha1.ReasonForbiddenByProfile, message)
 	}
 	return problems
+}
+
+func missingProfile(app *v1alpha1.AppIsolation, facts Facts) string {
+	if _, named := ProfileName(facts.Namespaces[app.Namespace]); !named {
+		return fmt.Sprintf("IsolationProfile %s, which did not allow this declaration, is gone: create it again, or change the declaration", facts.MissingProfile)
+	}
+	return fmt.Sprintf("namespace %s names IsolationProfile %s in its label %s, and there is none of that name: its platform team has to create it or correct the label",
+		app.Namespace, facts.MissingProfile, v1alpha1.LabelProfile)
 }
 
 func tiers(spec *v1alpha1.AppIsolationSpec) []Tier {

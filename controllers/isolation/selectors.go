@@ -1,7 +1,9 @@
 package isolation
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -49,8 +51,20 @@ func matches(selector *v1alpha1.LabelSelector, set labels.Set) bool {
 	return err == nil && parsed.Matches(set)
 }
 
-func selectorText(selector *v1alpha1.LabelSelector) string {
-	return metav1.FormatLabelSelector(optionalSelector(selector))
+// selectorText is a selector as kubectl's -l takes it. metav1.FormatLabelSelector has no order of its own.
+func selectorText(selector metav1.LabelSelector) string {
+	var texts []string
+	for _, key := range slices.Sorted(maps.Keys(selector.MatchLabels)) {
+		texts = append(texts, key+"="+selector.MatchLabels[key])
+	}
+	for _, r := range selector.MatchExpressions {
+		values := "(" + strings.Join(r.Values, ",") + ")"
+		texts = append(texts, map[metav1.LabelSelectorOperator]string{
+			metav1.LabelSelectorOpIn: r.Key + " in " + values, metav1.LabelSelectorOpNotIn: r.Key + " notin " + values,
+			metav1.LabelSelectorOpExists: r.Key, metav1.LabelSelectorOpDoesNotExist: "!" + r.Key,
+		}[r.Operator])
+	}
+	return strings.Join(texts, ",")
 }
 
 // implies says whether whatever the narrow selector selects, the wide one surely selects too. Both are normal.

@@ -349,7 +349,7 @@ func checkSelector(selector *v1alpha1.LabelSelector, path *field.Path) field.Err
 		errs = append(errs, metav1validation.ValidateLabelSelectorRequirement(requirement, options, path)...)
 	}
 	if normal := normalSelector(*selector); len(errs) == 0 && matchesNothing(normal) {
-		errs = append(errs, field.Invalid(path, metav1.FormatLabelSelector(&normal), msgSelectorNothing))
+		errs = append(errs, field.Invalid(path, selectorText(normal), msgSelectorNothing))
 	}
 	return errs
 }

@@ -106,6 +106,9 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 		copied := policies(app.Namespace)["shop-b"]
 		lookalike := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "copied", Labels: maps.Clone(copied.Labels)}, Spec: copied.Spec}
 		create(lookalike)
+		bridgeLike := lookalike.DeepCopy()
+		bridgeLike.Name, bridgeLike.ResourceVersion = "shop-b.before-migration", ""
+		create(bridgeLike)
 
 		before := policies(app.Namespace)["shop-b"]
 		edited := before.DeepCopy()
@@ -118,11 +121,11 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 			app.Spec.Tiers[0].PodSelector, app.Spec.Tiers[1].PodSelector = app.Spec.Tiers[1].PodSelector, app.Spec.Tiers[0].PodSelector
 		})
 		eventuallyReady(app)
-		Eventually(func() []string { return names(app.Namespace) }).Should(ConsistOf("shop-a", "shop-b", "shop-default-deny", "copied"), "no bridge stays")
+		Eventually(func() []string { return names(app.Namespace) }).Should(ConsistOf("shop-a", "shop-b", "shop-default-deny", "copied", bridgeLike.Name), "no bridge stays")
 
 		edit(app, func() { app.Spec.Tiers, app.Spec.Flows, app.Spec.Scope = app.Spec.Tiers[:1], []v1alpha1.Flow{}, "" })
 		eventuallyReady(app)
-		Eventually(func() []string { return names(app.Namespace) }).Should(ConsistOf("shop-a", "copied"))
+		Eventually(func() []string { return names(app.Namespace) }).Should(ConsistOf("shop-a", "copied", bridgeLike.Name))
 	})
 
 	It("can be switched on and off, and that is nobody's drift", func() {

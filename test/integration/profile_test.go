@@ -173,6 +173,29 @@ var _ = Describe("a profile", Ordered, func() {
 		})
 	})
 
+	It("leaves a namespace alone that is being deleted: its pods may still run", func() {
+		profile := newProfile("to-the-last", `baseline: DenyAll`)
+		namespace := newNamespaceOf(profile.Name)
+		Eventually(func() []string { return names(namespace) }).Should(ConsistOf("to-the-last.baseline"))
+		pod := startPod(namespace, "slow", nil, func(p *corev1.Pod) { p.Finalizers = []string{"test/slow"} })
+		Expect(k8s.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})).To(Succeed())
+		DeferCleanup(func() { edit(pod, func() { pod.Finalizers = nil }) })
+		other := newNamespaceOf(profile.Name) // which wakes the profile
+		Eventually(func() []string { return names(other) }).Should(ConsistOf("to-the-last.baseline"))
+		Consistently(func() []string { return names(namespace) }).Should(ConsistOf("to-the-last.baseline"))
+	})
+
+	It("owns nothing but its baseline: somebody's policy with a reference to it goes, and is seen until it does", func() {
+		profile := newProfile("claimed", `baseline: DenyAll`)
+		namespace := newNamespaceOf(profile.Name)
+		Eventually(func() []string { return names(namespace) }).Should(ConsistOf("claimed.baseline"))
+		create(&networkingv1.NetworkPolicy{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "evil", OwnerReferences: policies(namespace)["claimed.baseline"].OwnerReferences},
+			Spec:       networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{}}},
+		})
+		Eventually(func() []string { return names(namespace) }).Should(ConsistOf("claimed.baseline"))
+	})
+
 	Describe("what it says of the cluster", func() {
 		It("re-programs the applications that it governs, and no other, when it changes", func() {
 			profile := newProfile("dns", fmt.Sprintf(dnsOnly, "before"))
@@ -271,6 +294,36 @@ var _ = Describe("a profile", Ordered, func() {
 			eventuallyReady(app)
 			Expect(names(app.Namespace)).To(ConsistOf("shop-a", "shop-b", "shop-default-deny"))
 			Expect(k8s.Delete(ctx, edge)).To(Succeed())
+		})
+	})
+
+	Describe("that is as new as a declaration which it forbids", func() {
+		It("is not too late: no policy is written that would then stay", func() {
+			newProfile("at-once", `guardrails: {requiredScope: Namespace}`)
+			for range 10 {
+				namespace := newNamespace()
+				witness := application(namespace, "witness", oneTier) // the operator knows the namespace without its label
+				create(witness)
+				eventuallyReady(witness)
+				relabel(namespace, "at-once")
+				app := application(namespace, "shop", twoTiers)
+				create(app)
+				Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile))
+				Expect(names(namespace)).To(ConsistOf("witness-a"))
+			}
+		})
+
+		It("still forbids what it forbade when it is gone for a moment, as when it is replaced", func() {
+			app := application(newNamespace(), "shop", twoTiers)
+			profile := newProfile("default", `guardrails: {requiredScope: Namespace}`)
+			create(app)
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile))
+			Expect(k8s.Delete(ctx, profile)).To(Succeed())
+			Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonProfileNotFound,
+				"IsolationProfile default, which did not allow this declaration, is gone"))
+			Expect(names(app.Namespace)).To(BeEmpty())
+			newProfile("default", `{}`)
+			eventuallyReady(app)
 		})
 	})
 

@@ -148,7 +148,7 @@ spec: {selector: {app: ledger}, ports: [{port: 3306, targetPort: 13306}]}`, fina
 		Eventually(exclusive()).Should(is(metav1.ConditionTrue, v1alpha1.ReasonExclusive))
 		deny := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "deny"}}
 		create(deny)
-		Eventually(exclusive()).Should(is(metav1.ConditionTrue, v1alpha1.ReasonNothingOpened, "NetworkPolicy deny also selects pods (ingress of tier a, b) and opens nothing more"))
+		Eventually(exclusive()).Should(is(metav1.ConditionTrue, v1alpha1.ReasonNothingOpened, "NetworkPolicy deny also selects pods (ingress of tier a, tier b) and opens nothing more"))
 		edit(deny, func() {
 			deny.Spec.PodSelector.MatchLabels = map[string]string{"tier": "b"}
 			deny.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
