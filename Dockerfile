@@ -6,10 +6,10 @@ RUN go mod download
 COPY main.go ./
 COPY api api
 COPY controllers controllers
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w" -o /manager .
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w" -o /appisolation .
 
 # Nothing but the binary: it talks to the API server only, whose certificate authority the cluster mounts.
 FROM scratch
-COPY --from=build /manager /manager
+COPY --from=build /appisolation /appisolation
 USER 65532:65532
-ENTRYPOINT ["/manager"]
+ENTRYPOINT ["/appisolation"]

@@ -1,35 +1,60 @@
-// Command appisolation is the operator: it turns AppIsolations into NetworkPolicies and keeps them so.
+// Command appisolation is the operator, which turns AppIsolations into NetworkPolicies and keeps them so, and the
+// commands that show offline what it would do. Under the name kubectl-appisolation it is a plugin of kubectl's.
 package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"time"
 
+	"github.com/spf13/cobra"
+	"k8s.io/cli-runtime/pkg/genericiooptions"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/log/zap"
 
 	"github.com/appisolation/appisolation/controllers"
+	"github.com/appisolation/appisolation/controllers/cli"
 )
 
 func main() {
-	var options controllers.Options
-	flag.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "Where metrics are served; 0 turns them off.")
-	flag.StringVar(&options.ProbeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 turns them off.")
-	flag.BoolVar(&options.LeaderElection, "leader-elect", false, "Let several replicas run, of which one works.")
-	flag.StringVar(&options.LeaderElectionNamespace, "leader-election-namespace", "", "Where the leader's lease is. Default: the pod's own namespace.")
-	flag.DurationVar(&options.EnforcementCheckInterval, "enforcement-check-interval", 30*time.Second,
-		"How often replicas try whether the network enforces NetworkPolicies, by $POD_IP and $POD_NAMESPACE; 0 turns it off.")
-	options.PodIP, options.PodNamespace = os.Getenv("POD_IP"), os.Getenv("POD_NAMESPACE")
-	logging := zap.Options{}
-	logging.BindFlags(flag.CommandLine)
-	flag.Parse()
-
-	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
-	if err := run(options); err != nil {
-		ctrl.Log.Error(err, "the operator ends")
+	root := &cobra.Command{
+		Use:           "appisolation",
+		Short:         "Say once how an application is cut off",
+		SilenceUsage:  true,
+		SilenceErrors: true, // written below, as kubectl writes them
+	}
+	root.AddCommand(newManager())
+	root.AddCommand(cli.New(genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})...)
+	if err := root.Execute(); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
+}
+
+func newManager() *cobra.Command {
+	var options controllers.Options
+	command := &cobra.Command{
+		Use:   "manager",
+		Short: "Run the operator",
+		Args:  cobra.NoArgs,
+	}
+	flags := command.Flags()
+	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "Where metrics are served; 0 turns them off.")
+	flags.StringVar(&options.ProbeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 turns them off.")
+	flags.BoolVar(&options.LeaderElection, "leader-elect", false, "Let several replicas run, of which one works.")
+	flags.StringVar(&options.LeaderElectionNamespace, "leader-election-namespace", "", "Where the leader's lease is. Default: the pod's own namespace.")
+	flags.DurationVar(&options.EnforcementCheckInterval, "enforcement-check-interval", 30*time.Second,
+		"How often replicas try whether the network enforces NetworkPolicies, by $POD_IP and $POD_NAMESPACE; 0 turns it off.")
+	logging := zap.Options{}
+	logging.BindFlags(flag.CommandLine)
+	flags.AddGoFlagSet(flag.CommandLine) // --kubeconfig is there already
+	command.RunE = func(*cobra.Command, []string) error {
+		options.PodIP, options.PodNamespace = os.Getenv("POD_IP"), os.Getenv("POD_NAMESPACE")
+		ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+		return run(options)
+	}
+	return command
 }
 
 func run(options controllers.Options) error {

@@ -22,8 +22,10 @@ type Facts struct {
 	Apps map[types.NamespacedName]*v1alpha1.AppIsolationSpec
 
 	// Namespaces are the labels of the namespaces that the declaration names, and of its own, by name; a name that is
-	// missing does not exist. Nil means that nothing is known about namespaces, so none is missed.
+	// missing does not exist.
 	Namespaces map[string]map[string]string
+	// Partial means that a namespace which is missing may exist all the same, as where only some files are known.
+	Partial bool
 
 	// APIServer says where the API servers are.
 	APIServer APIServer

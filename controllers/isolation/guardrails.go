@@ -106,7 +106,7 @@ func forbiddenNamespaces(e entryPeers, own string, facts Facts) []string {
 	}
 	var messages []string
 	for _, peer := range e.peers {
-		if name := forbiddenNamespace(peer, allowed, own, facts.Namespaces); name != "" {
+		if name := forbiddenNamespace(peer, allowed, own, facts); name != "" {
 			messages = append(messages, fmt.Sprintf("%s: IsolationProfile %s lets in only namespaces with %s, and %s: name another, or ask your platform team to label it",
 				e, facts.Profile.Name, selectorText(normalSelector(*allowed)), name))
 		}
@@ -115,7 +115,7 @@ func forbiddenNamespaces(e entryPeers, own string, facts Facts) []string {
 }
 
 // forbiddenNamespace says why a peer is not surely in namespaces that may be named; empty if it is.
-func forbiddenNamespace(peer v1alpha1.Peer, allowed *v1alpha1.LabelSelector, own string, namespaces map[string]map[string]string) string {
+func forbiddenNamespace(peer v1alpha1.Peer, allowed *v1alpha1.LabelSelector, own string, facts Facts) string {
 	name := string(peer.Namespace)
 	switch {
 	case peer.App != nil:
@@ -126,11 +126,13 @@ func forbiddenNamespace(peer v1alpha1.Peer, allowed *v1alpha1.LabelSelector, own
 		}
 		return ""
 	}
-	if name == "" || name == own || namespaces == nil {
+	if name == "" || name == own {
 		return ""
 	}
-	has, exists := namespaces[name]
+	has, exists := facts.Namespaces[name]
 	switch {
+	case !exists && facts.Partial:
+		return ""
 	case !exists:
 		return "there is no namespace " + name
 	case !matches(allowed, labels.Set(has)):

@@ -42,7 +42,7 @@ func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
 // facts are what the translator is told about a world.
 func facts(w declared.World, app *v1alpha1.AppIsolation) Facts {
 	facts := Facts{
-		Namespaces: w.Namespaces, Apps: w.Others(app),
+		Namespaces: w.Namespaces, Partial: w.Namespaces == nil, Apps: w.Others(app),
 		APIServer: APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
 	}
 	facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)

@@ -26,6 +26,8 @@ type Problem struct {
 	Entry     v1alpha1.EntryName
 	// Closed means that the entry has no rule at all.
 	Closed bool
+	// Path is the field that it is about, where it is one: spec.flows[0].to.
+	Path string
 	// Message says what is wrong, where, and what to do.
 	Message string
 }
@@ -54,6 +56,7 @@ func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 	}
 	for _, err := range Validate(app) {
 		refuse(v1alpha1.ReasonInvalid, err.Error())
+		problems[len(problems)-1].Path = err.Field
 	}
 	if facts.ScopeHolder != "" && app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
 		refuse(v1alpha1.ReasonScopeConflict, fmt.Sprintf(
@@ -263,7 +266,7 @@ func (r *resolver) peer(e entry, peer *v1alpha1.Peer) []outside {
 func peers(peers ...Peer) []outside { return []outside{{end: End{Peers: peers}}} }
 
 func (r *resolver) checkNamespace(e entry, name string) {
-	if _, found := r.facts.Namespaces[name]; r.facts.Namespaces != nil && !found {
+	if _, found := r.facts.Namespaces[name]; !found && !r.facts.Partial {
 		// The rule is by name, so it is right already, for the moment when the namespace exists.
 		r.unresolved(e, v1alpha1.ReasonNamespaceNotFound,
 			"namespace %s does not exist: create it or correct the name", name)

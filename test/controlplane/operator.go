@@ -95,7 +95,7 @@ func StartOperator(command []string, kubeconfig string, log io.Writer, args ...s
 	exited := make(chan struct{})
 	o := &Operator{Exited: exited}
 	o.command = exec.Command(command[0], slices.Concat(command[1:], []string{
-		"--metrics-bind-address=0", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
+		"manager", "--metrics-bind-address=0", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
 	}, args)...)
 	o.command.Stderr = log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

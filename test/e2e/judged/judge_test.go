@@ -125,7 +125,7 @@ func translate(w declared.World) []networkingv1.NetworkPolicy {
 	var policies []networkingv1.NetworkPolicy
 	for _, app := range w.Apps {
 		facts := isolation.Facts{
-			Namespaces: w.Namespaces, Apps: w.Others(app),
+			Namespaces: w.Namespaces, Partial: w.Namespaces == nil, Apps: w.Others(app),
 			APIServer: isolation.APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
 		}
 		facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
