@@ -130,7 +130,7 @@ func startCluster(t *testing.T) cluster {
 
 func (c cluster) startOperator(t *testing.T) *controlplane.Operator {
 	t.Helper()
-	operator, err := controlplane.StartOperator(c.binary, c.kubeconfig, t.Output())
+	operator, err := controlplane.StartOperator([]string{c.binary}, c.kubeconfig, t.Output())
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() { NewWithT(t).Expect(operator.Kill()).To(Succeed()) })
 	return operator
