@@ -268,8 +268,12 @@ func profileConditions(done denial) []metav1.Condition {
 		accepted = failed(v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid, done.invalid.Error())
 	}
 	programmed := baselineCondition(done)
+	ready := readyCondition(accepted, programmed)
+	if ready.Status == metav1.ConditionTrue {
+		ready.Message = "the profile is accepted and its baseline is where it belongs"
+	}
 	return []metav1.Condition{
-		accepted, programmed, readyCondition(accepted, programmed), reconcilingCondition(programmed), stalledCondition(accepted, programmed),
+		accepted, programmed, ready, reconcilingCondition(programmed), stalledCondition(accepted, programmed),
 	}
 }
 
