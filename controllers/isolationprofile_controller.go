@@ -154,7 +154,8 @@ func (r *ProfileReconciler) baseline(ctx context.Context, namespace, profile str
 	return policy, nil
 }
 
-// awaited says whether a namespace that has a baseline names another profile, and what that puts on it is not there yet.
+// awaited says whether a namespace keeps a baseline for now: it names another profile, and what that puts on it is not
+// there yet; or it is being deleted, and its pods may still run.
 func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, error) {
 	namespace, err := namespaceNamed(ctx, r, name)
 	if err != nil {
@@ -289,7 +290,8 @@ func baselineCondition(done denial) metav1.Condition {
 	default:
 		message := "every namespace that names the profile has its baseline, or none if it is None"
 		if len(done.kept) > 0 {
-			message += fmt.Sprintf("; these keep it although they name another one, because that one's is not there: %s", strings.Join(done.kept, ", "))
+			message += fmt.Sprintf("; these keep it for now, as they name another profile whose baseline is not there, or are being deleted: %s",
+				strings.Join(done.kept, ", "))
 		}
 		return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: message}
 	}

@@ -15,7 +15,7 @@ type Site struct {
 	// Labelled means that the namespace names the profile.
 	Labelled bool
 	// Awaited means that the namespace names another profile, whose baseline is not there: ours stays until it is, and
-	// for as long as there is no profile of that name.
+	// for as long as there is no profile of that name. A namespace that is being deleted keeps it to the end.
 	Awaited bool
 	// Policy is what the namespace has under the baseline's name, whoever's it is; nil if nothing.
 	Policy *networkingv1.NetworkPolicy

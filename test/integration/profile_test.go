@@ -2,7 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -183,6 +185,9 @@ var _ = Describe("a profile", Ordered, func() {
 		other := newNamespaceOf(profile.Name) // which wakes the profile
 		Eventually(func() []string { return names(other) }).Should(ConsistOf("to-the-last.baseline"))
 		Consistently(func() []string { return names(namespace) }).Should(ConsistOf("to-the-last.baseline"))
+		relabel(namespace, "")
+		Consistently(func() []string { return names(namespace) }).Should(ConsistOf("to-the-last.baseline"))
+		Expect(profileCondition(profile, v1alpha1.ConditionProgrammed)(Default)).To(is(metav1.ConditionTrue, v1alpha1.ReasonProgrammed, "these keep it for now", namespace))
 	})
 
 	It("owns nothing but its baseline: somebody's policy with a reference to it goes, and is seen until it does", func() {
@@ -365,5 +370,36 @@ var _ = Describe("a profile", Ordered, func() {
 		Expect(k8s.Get(ctx, client.ObjectKeyFromObject(profile), profile)).To(Succeed())
 		Expect(profile.ResourceVersion).To(Equal(version))
 		Expect(isolation.BaselineName(profile.Name)).To(Equal("silent.baseline"))
+	})
+})
+
+// What a stale operator wrote would stay: forbidden afterwards means that nothing is taken back.
+var _ = Describe("an operator whose view of namespaces is old", func() {
+	It("judges a new declaration by the label that is there all the same", func() {
+		old := make(chan struct{}, 100)
+		var watches atomic.Int32
+		behind := proxy(func(request *http.Request) bool {
+			query := request.URL.Query()
+			if request.URL.Path != "/api/v1/namespaces" || query.Get("watch") == "" {
+				return true
+			}
+			if watches.Add(1) > 1 {
+				old <- struct{}{}
+				return false
+			}
+			query.Set("timeoutSeconds", "1") // the first watch ends soon, and no other comes through
+			request.URL.RawQuery = query.Encode()
+			return true
+		})
+		newProfile("unseen", `guardrails: {requiredScope: Namespace}`)
+		namespace := newNamespace()
+		o := startOperator(through(behind))
+		DeferCleanup(o.kill)
+		Eventually(old).Should(Receive())
+		relabel(namespace, "unseen")
+		app := application(namespace, "shop", twoTiers)
+		create(app)
+		Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile))
+		Expect(names(namespace)).To(BeEmpty())
 	})
 })
