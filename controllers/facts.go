@@ -64,11 +64,12 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 }
 
 // addProfile reads the labels of the application's own namespace, and the profile that they lead to. A declaration that
-// is new is judged by what the API server has, not the cache: a label or a profile that is as new as it is would be
-// missed, and what was written then would stay when it is forbidden a moment later.
+// is new, or was refused so far, is judged by what the API server has, not the cache: a label or a profile that is as new
+// as it is would be missed, and what was written then would stay when it is forbidden a moment later.
 func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
 	var reader client.Reader = r
-	if app.Status.ObservedGeneration != app.Generation {
+	refused := wasRefused(app)
+	if refused || app.Status.ObservedGeneration != app.Generation {
 		reader = r.Live
 	}
 	namespace, err := namespaceNamed(ctx, reader, app.Namespace)
@@ -83,18 +84,18 @@ func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation,
 		facts.Profile = &profile
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("read IsolationProfile %s: %w", name, err)
-	case named || wasForbiddenBy(name, app):
+	case named || refused && app.Status.Profile == name:
+		// That the profile goes, perhaps to be made anew, allows nothing: it or the declaration has to change.
 		facts.MissingProfile = name
 	}
 	return nil
 }
 
-// wasForbiddenBy says whether the present declaration was refused because of this profile. That it goes, perhaps to be
-// made anew, allows nothing: the profile or the declaration has to change.
-func wasForbiddenBy(profile string, app *v1alpha1.AppIsolation) bool {
+// wasRefused says whether the present declaration was refused because of its profile.
+func wasRefused(app *v1alpha1.AppIsolation) bool {
 	accepted := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionAccepted)
 	reasons := []string{v1alpha1.ReasonForbiddenByProfile, v1alpha1.ReasonProfileInvalid, v1alpha1.ReasonProfileNotFound}
-	return app.Status.Profile == profile && accepted != nil && accepted.ObservedGeneration == app.Generation && slices.Contains(reasons, accepted.Reason)
+	return accepted != nil && accepted.ObservedGeneration == app.Generation && slices.Contains(reasons, accepted.Reason)
 }
 
 func namespaceNamed(ctx context.Context, reader client.Reader, name string) (*metav1.PartialObjectMetadata, error) {

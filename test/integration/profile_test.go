@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -401,5 +402,13 @@ var _ = Describe("an operator whose view of namespaces is old", func() {
 		create(app)
 		Eventually(condition(app, v1alpha1.ConditionAccepted)).Should(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile))
 		Expect(names(namespace)).To(BeEmpty())
+
+		before := app.ResourceVersion
+		startPod(namespace, "a", map[string]string{"tier": "a"}) // which wakes it: it is looked at again, and stays refused
+		app.Annotations = map[string]string{"test/touched": "yes"}
+		Expect(k8s.Update(ctx, app)).To(Succeed())
+		Expect(app.ResourceVersion).NotTo(Equal(before))
+		Consistently(func() []string { return names(namespace) }).WithTimeout(3 * time.Second).Should(BeEmpty())
+		Expect(condition(app, v1alpha1.ConditionAccepted)(Default)).To(is(metav1.ConditionFalse, v1alpha1.ReasonForbiddenByProfile))
 	})
 })
