@@ -86,7 +86,9 @@ func (r *Reconciler) concernedBySeen(ctx context.Context, object client.Object) 
 func later(concerned handler.MapFunc) handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	wake := func(ctx context.Context, object client.Object, q queue) {
-		requests := concerned(ctx, object)
+		requests := slices.DeleteFunc(concerned(ctx, object), func(r reconcile.Request) bool {
+			return q.NumRequeues(r) > 0 // it failed, and looks when it is tried again: this would have it tried too soon
+		})
 		options := priorityqueue.AddOpts{
 			After: max(seenDelay, time.Duration(len(requests))*lookShare), Priority: new(handler.LowPriority),
 		}

@@ -9,6 +9,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -42,11 +43,13 @@ func TestTrimPods(t *testing.T) {
 	}
 }
 
-// The more applications look at a namespace, the less often each does; none before what was declared.
+// The more applications look at a namespace, the less often each does; none before what was declared, and none that
+// failed before it is tried again.
 func TestLater(t *testing.T) {
+	retried := reconcile.Request{NamespacedName: types.NamespacedName{Name: "fails"}}
 	for apps, after := range map[int]time.Duration{1: time.Second, 50: time.Second, 1000: 20 * time.Second} {
-		everybody := func(context.Context, client.Object) []reconcile.Request { return make([]reconcile.Request, apps) }
-		var q queued
+		everybody := func(context.Context, client.Object) []reconcile.Request { return append(make([]reconcile.Request, apps), retried) }
+		q := queued{failed: retried}
 		later(everybody).Delete(t.Context(), event.DeleteEvent{Object: &corev1.Pod{}}, &q)
 		NewWithT(t).Expect(q.options).To(Equal(priorityqueue.AddOpts{After: after, Priority: new(handler.LowPriority)}))
 		NewWithT(t).Expect(q.requests).To(HaveLen(apps))
@@ -56,8 +59,16 @@ func TestLater(t *testing.T) {
 // queued is a queue that tells what it was given.
 type queued struct {
 	priorityqueue.PriorityQueue[reconcile.Request]
+	failed   reconcile.Request
 	options  priorityqueue.AddOpts
 	requests []reconcile.Request
+}
+
+func (q *queued) NumRequeues(request reconcile.Request) int {
+	if request == q.failed {
+		return 3
+	}
+	return 0
 }
 
 func (q *queued) AddWithOpts(options priorityqueue.AddOpts, requests ...reconcile.Request) {
