@@ -48,7 +48,9 @@ func TestTrimPods(t *testing.T) {
 func TestLater(t *testing.T) {
 	retried := reconcile.Request{NamespacedName: types.NamespacedName{Name: "fails"}}
 	for apps, after := range map[int]time.Duration{1: time.Second, 50: time.Second, 1000: 20 * time.Second} {
-		everybody := func(context.Context, client.Object) []reconcile.Request { return append(make([]reconcile.Request, apps), retried) }
+		everybody := func(context.Context, client.Object) []reconcile.Request {
+			return append(make([]reconcile.Request, apps), retried)
+		}
 		q := queued{failed: retried}
 		later(everybody).Delete(t.Context(), event.DeleteEvent{Object: &corev1.Pod{}}, &q)
 		NewWithT(t).Expect(q.options).To(Equal(priorityqueue.AddOpts{After: after, Priority: new(handler.LowPriority)}))
