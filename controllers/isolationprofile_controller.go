@@ -13,11 +13,9 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
@@ -44,9 +42,7 @@ func (r *ProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace),
 			builder.WithPredicates(predicate.LabelChangedPredicate{})).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
-		WithOptions(controller.Options{
-			RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry),
-		}).
+		WithOptions(retrying()).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the controller of profiles: %w", err)
@@ -161,10 +157,10 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
-	other, named := isolation.ProfileName(namespace.Labels)
 	if !namespace.DeletionTimestamp.IsZero() {
 		return true, nil
 	}
+	other, named := isolation.ProfileName(namespace.Labels)
 	if !named {
 		return false, nil
 	}
@@ -172,10 +168,10 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 	if err := r.Get(ctx, types.NamespacedName{Name: other}, &profile); err != nil {
 		return true, client.IgnoreNotFound(err)
 	}
-	policy, err := r.baseline(ctx, name, other)
 	if len(isolation.ValidateProfile(&profile)) > 0 {
-		return true, err // it puts none on the namespace as it is
+		return true, nil // it puts none on the namespace as it is
 	}
+	policy, err := r.baseline(ctx, name, other)
 	isThere := policy != nil && isolation.OwnsBaseline(&profile, policy)
 	return !isThere && isolation.Baseline(&profile, name) != nil, err
 }
@@ -226,19 +222,11 @@ func (r *ProfileReconciler) concernedByPolicy(ctx context.Context, policy client
 		return nil // gone, or not seen yet: its own event comes
 	}
 	name, named := isolation.ProfileName(namespace.Labels)
-	isOne := named && policy.GetName() == isolation.BaselineName(name)
-	var requests []reconcile.Request
-	if owner := metav1.GetControllerOf(policy); owner != nil && owner.Kind == "IsolationProfile" {
-		isOne = true
-		requests = append(requests, profileRequest(owner.Name))
+	owners := baselineOwner(policy) // one that was just deleted is not in the cache any more
+	if len(owners) == 0 && !(named && policy.GetName() == isolation.BaselineName(name)) {
+		return nil
 	}
-	if !isOne {
-		return requests
-	}
-	if named {
-		requests = append(requests, profileRequest(name))
-	}
-	return append(requests, r.baselinesIn(ctx, policy.GetNamespace())...)
+	return append(owners, r.concernedByNamespace(ctx, namespace)...)
 }
 
 // baselinesIn are the profiles with a baseline in a namespace.
@@ -249,11 +237,17 @@ func (r *ProfileReconciler) baselinesIn(ctx context.Context, namespace string) [
 	}
 	var requests []reconcile.Request
 	for i := range policies.Items {
-		if owner := metav1.GetControllerOf(&policies.Items[i]); owner != nil && owner.Kind == "IsolationProfile" {
-			requests = append(requests, profileRequest(owner.Name))
-		}
+		requests = append(requests, baselineOwner(&policies.Items[i])...)
 	}
 	return requests
+}
+
+// baselineOwner is the profile that controls a policy; none if no profile does.
+func baselineOwner(policy client.Object) []reconcile.Request {
+	if owner := metav1.GetControllerOf(policy); owner != nil && owner.Kind == "IsolationProfile" {
+		return []reconcile.Request{profileRequest(owner.Name)}
+	}
+	return nil
 }
 
 func profileRequest(name string) reconcile.Request {

@@ -1,38 +1,28 @@
 package v1alpha1
 
+import "cmp"
+
 // The CRD sets no defaults: a default inside a list would make Argo CD see a difference for ever, and offline input
 // never meets them. What an empty field means is said here, once.
 
 // EffectiveMode is the spec's mode; empty means Enforce.
 func (s *AppIsolationSpec) EffectiveMode() Mode {
-	if s.Mode == "" {
-		return ModeEnforce
-	}
-	return s.Mode
+	return cmp.Or(s.Mode, ModeEnforce)
 }
 
 // EffectiveScope is the spec's scope; empty means Tiers.
 func (s *AppIsolationSpec) EffectiveScope() Scope {
-	if s.Scope == "" {
-		return ScopeTiers
-	}
-	return s.Scope
+	return cmp.Or(s.Scope, ScopeTiers)
 }
 
 // EffectiveDeletionPolicy is the spec's deletionPolicy; empty means Delete.
 func (s *AppIsolationSpec) EffectiveDeletionPolicy() DeletionPolicy {
-	if s.DeletionPolicy == "" {
-		return DeletionPolicyDelete
-	}
-	return s.DeletionPolicy
+	return cmp.Or(s.DeletionPolicy, DeletionPolicyDelete)
 }
 
 // EffectiveBaseline is the spec's baseline; empty means None.
 func (s *IsolationProfileSpec) EffectiveBaseline() Baseline {
-	if s.Baseline == "" {
-		return BaselineNone
-	}
-	return s.Baseline
+	return cmp.Or(s.Baseline, BaselineNone)
 }
 
 // DNSEnabled says whether the tier may ask the cluster's name servers; an empty dns means that it may.
@@ -40,8 +30,5 @@ func (t *Tier) DNSEnabled() bool { return t.DNS != DNSDisabled }
 
 // EffectiveProtocol is the port's protocol; empty means TCP.
 func (p *Port) EffectiveProtocol() Protocol {
-	if p.Protocol == "" {
-		return ProtocolTCP
-	}
-	return p.Protocol
+	return cmp.Or(p.Protocol, ProtocolTCP)
 }

@@ -77,18 +77,23 @@ func forbiddenRanges(e entryPeers, profile string, ranges []v1alpha1.CIDR) []str
 	if ranges == nil {
 		return nil
 	}
+	var allowed []string
+	var parsed []netip.Prefix
+	for _, r := range ranges {
+		allowed, parsed = append(allowed, string(r)), append(parsed, mustParse(string(r)))
+	}
 	var found []string
 	for _, peer := range e.peers {
-		if peer.IPBlock != nil && !slices.ContainsFunc(ranges, func(r v1alpha1.CIDR) bool { return inside(mustParse(peer.IPBlock.CIDR), mustParse(string(r))) }) {
+		if peer.IPBlock == nil {
+			continue
+		}
+		block := mustParse(peer.IPBlock.CIDR)
+		if !slices.ContainsFunc(parsed, func(r netip.Prefix) bool { return inside(block, r) }) {
 			found = append(found, peer.IPBlock.CIDR)
 		}
 	}
 	if len(found) == 0 {
 		return nil
-	}
-	var allowed []string
-	for _, r := range ranges {
-		allowed = append(allowed, string(r))
 	}
 	return []string{fmt.Sprintf("%s: ipBlock %s must lie inside one of the ranges that IsolationProfile %s allows: %s",
 		e, strings.Join(found, ", "), profile, strings.Join(allowed, ", "))}

@@ -40,8 +40,8 @@ type View struct {
 	Harmless []string
 }
 
-// Look compares a model, and the policies that it becomes, with what runs beside it. Each rule sees the whole and speaks of one thing; the first rule that
-// finds something gives a condition its reason.
+// Look compares a model, and the policies that it becomes, with what runs beside it. Each rule sees the whole and speaks
+// of one thing; the first rule that finds something gives a condition its reason.
 func Look(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.NetworkPolicy, seen Seen) View {
 	l := look{
 		app: app, model: model, desired: desired, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
@@ -221,13 +221,14 @@ func (l *look) unisolatedPods() {
 // foreignPolicies finds others' policies that select the application's pods, and what they open to them. The policies of
 // other applications are a matter of overlapping tiers, and a baseline opens nothing.
 func (l *look) foreignPolicies() {
+	groups := l.groups()
 	for _, policy := range l.policies {
 		if l.isOperators(policy) {
 			continue
 		}
 		pods := l.selected(l.app.Namespace, policy.Spec.PodSelector)
 		var selected, opened []string
-		for _, g := range l.groups() {
+		for _, g := range groups {
 			if !slices.ContainsFunc(pods, g.has) {
 				continue
 			}

@@ -222,12 +222,13 @@ func (r *resolver) egress() []Edge {
 // dns lets every tier that has not said otherwise ask the cluster's name servers.
 func (r *resolver) dns() []Edge {
 	var edges []Edge
+	servers := nameServers(r.facts.Profile)
 	for i := range r.app.Spec.Tiers {
 		tier := &r.app.Spec.Tiers[i]
 		if !tier.DNSEnabled() {
 			continue
 		}
-		for _, server := range nameServers(r.facts.Profile) {
+		for _, server := range servers {
 			edges = append(edges, Edge{
 				From: End{Tier: string(tier.Name)}, To: End{Peers: server.peers}.normal(), Ports: normalPorts(server.ports), Line: "dns",
 			})
