@@ -17,8 +17,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/wait"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 const (
@@ -163,8 +162,8 @@ func verdict(passed bool, err error) metav1.Condition {
 			"which a NetworkPolicy forbids: the network does not enforce NetworkPolicies, so no AppIsolation has an effect; "+
 			"install a network plugin that does", canaryClosed))
 	default:
-		return metav1.Condition{Type: enforced, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonEnforced, Message: fmt.Sprintf(
-			"the operator's replicas reach each other on port %d, which a NetworkPolicy allows, and not on port %d, which it forbids", canaryOpen, canaryClosed)}
+		return succeeded(enforced, v1alpha1.ReasonEnforced, fmt.Sprintf(
+			"the operator's replicas reach each other on port %d, which a NetworkPolicy allows, and not on port %d, which it forbids", canaryOpen, canaryClosed))
 	}
 }
 
@@ -241,17 +240,13 @@ func isEvidence(pod *corev1.Pod, policies []networkingv1.NetworkPolicy) error {
 	const remedy = "apply config/manager/canary-policy.yaml to the operator's namespace"
 	isolated, allowed := false, false
 	for i := range policies {
-		if !isolatesIngress(&policies[i], pod) {
-			continue
+		forbidden, open := isolation.Ingress(&policies[i], pod, canaryClosed), isolation.Ingress(&policies[i], pod, canaryOpen)
+		if forbidden.Somebody {
+			return fmt.Errorf("NetworkPolicy %s of the operator's namespace opens port %d, which has to be forbidden to be tried: "+
+				"leave that port, or the operator's pods, out of it", policies[i].Name, canaryClosed)
 		}
-		isolated = true
-		for _, rule := range policies[i].Spec.Ingress {
-			if covers(rule.Ports, pod, canaryClosed) {
-				return fmt.Errorf("NetworkPolicy %s of the operator's namespace opens port %d, which has to be forbidden to be tried: "+
-					"leave that port, or the operator's pods, out of it", policies[i].Name, canaryClosed)
-			}
-			allowed = allowed || len(rule.From) == 0 && covers(rule.Ports, pod, canaryOpen)
-		}
+		isolated = isolated || forbidden.Isolated
+		allowed = allowed || open.Everybody
 	}
 	switch {
 	case !isolated:
@@ -260,38 +255,6 @@ func isEvidence(pod *corev1.Pod, policies []networkingv1.NetworkPolicy) error {
 		return fmt.Errorf("no NetworkPolicy allows port %d of the operator's pods from everywhere: %s", canaryOpen, remedy)
 	}
 	return nil
-}
-
-func isolatesIngress(policy *networkingv1.NetworkPolicy, pod *corev1.Pod) bool {
-	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
-	return err == nil && selector.Matches(labels.Set(pod.Labels)) && slices.Contains(policy.Spec.PolicyTypes, networkingv1.PolicyTypeIngress)
-}
-
-// covers says whether the ports of a rule contain a TCP port of the pod. None are all.
-func covers(ports []networkingv1.NetworkPolicyPort, pod *corev1.Pod, number int32) bool {
-	return len(ports) == 0 || slices.ContainsFunc(ports, func(port networkingv1.NetworkPolicyPort) bool {
-		switch {
-		case port.Protocol != nil && *port.Protocol != corev1.ProtocolTCP:
-			return false
-		case port.Port == nil:
-			return true
-		case port.Port.Type == intstr.String:
-			return hasPort(pod, port.Port.StrVal, number)
-		case port.EndPort != nil:
-			return port.Port.IntVal <= number && number <= *port.EndPort
-		default:
-			return port.Port.IntVal == number
-		}
-	})
-}
-
-// hasPort says whether a port of the pod has this name and this number.
-func hasPort(pod *corev1.Pod, name string, number int32) bool {
-	return slices.ContainsFunc(pod.Spec.Containers, func(container corev1.Container) bool {
-		return slices.ContainsFunc(container.Ports, func(port corev1.ContainerPort) bool {
-			return port.Name == name && port.ContainerPort == number
-		})
-	})
 }
 
 // greeting is what the replicas answer. An accepted connection alone proves nothing: a service mesh's proxy accepts all.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -19,9 +18,6 @@ import (
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
-
-// apiServerService is the Service, in the namespace default, by which the API servers publish themselves.
-const apiServerService = "kubernetes"
 
 // facts reads, from the cache, what the declaration's translation depends on. Everything read here has a key in
 // references, so that its change wakes the application.
@@ -134,44 +130,17 @@ func (r *Reconciler) findAPIServer(ctx context.Context) (isolation.APIServer, er
 	var now isolation.APIServer
 	var slicesOf discoveryv1.EndpointSliceList
 	if err := r.List(ctx, &slicesOf, client.InNamespace(metav1.NamespaceDefault)); err != nil {
-		return now, fmt.Errorf("list the EndpointSlices of default/%s: %w", apiServerService, err)
+		return now, fmt.Errorf("list the EndpointSlices of default/%s: %w", isolation.APIServerService, err)
 	}
-	for _, slice := range slicesOf.Items {
-		now.Endpoints = append(now.Endpoints, endpoints(slice)...)
+	for i := range slicesOf.Items {
+		now.AddEndpoints(&slicesOf.Items[i])
 	}
 	var service corev1.Service
-	if err := r.Get(ctx, types.NamespacedName{Namespace: metav1.NamespaceDefault, Name: apiServerService}, &service); client.IgnoreNotFound(err) != nil {
-		return now, fmt.Errorf("read Service default/%s: %w", apiServerService, err)
+	if err := r.Get(ctx, types.NamespacedName{Namespace: metav1.NamespaceDefault, Name: isolation.APIServerService}, &service); client.IgnoreNotFound(err) != nil {
+		return now, fmt.Errorf("read Service default/%s: %w", isolation.APIServerService, err)
 	}
-	for _, ip := range service.Spec.ClusterIPs {
-		for _, port := range service.Spec.Ports {
-			now.Services = append(now.Services, addressPorts(ip, port.Port)...)
-		}
-	}
+	now.AddService(&service)
 	return r.apiServer.update(now), nil
-}
-
-func endpoints(slice discoveryv1.EndpointSlice) []netip.AddrPort {
-	var found []netip.AddrPort
-	for _, endpoint := range slice.Endpoints {
-		for _, address := range endpoint.Addresses {
-			for _, port := range slice.Ports {
-				if port.Port != nil {
-					found = append(found, addressPorts(address, *port.Port)...)
-				}
-			}
-		}
-	}
-	return found
-}
-
-// addressPorts is one address and port, or none if the address is no IP (an FQDN slice, a headless Service).
-func addressPorts(address string, port int32) []netip.AddrPort {
-	ip, err := netip.ParseAddr(address)
-	if err != nil {
-		return nil
-	}
-	return []netip.AddrPort{netip.AddrPortFrom(ip, uint16(port))}
 }
 
 // lastKnown keeps the API servers' addresses over a time without any.

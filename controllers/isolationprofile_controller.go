@@ -256,9 +256,7 @@ func profileRequest(name string) reconcile.Request {
 
 // profileConditions are all conditions of a profile; one without a status does not apply.
 func profileConditions(done denial) []metav1.Condition {
-	accepted := metav1.Condition{
-		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonValid, Message: "the profile governs the namespaces that have it",
-	}
+	accepted := succeeded(v1alpha1.ConditionAccepted, v1alpha1.ReasonValid, "the profile governs the namespaces that have it")
 	if done.invalid != nil {
 		accepted = failed(v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid, done.invalid.Error())
 	}
@@ -287,6 +285,6 @@ func baselineCondition(done denial) metav1.Condition {
 			message += fmt.Sprintf("; these keep it for now, as they name another profile whose baseline is not there, or are being deleted: %s",
 				strings.Join(done.kept, ", "))
 		}
-		return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: v1alpha1.ReasonProgrammed, Message: message}
+		return succeeded(condition, v1alpha1.ReasonProgrammed, message)
 	}
 }

@@ -21,6 +21,7 @@ import (
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 // Options are what differs from one installation to another.
@@ -119,7 +120,7 @@ func cacheOptions() cache.Options {
 			&corev1.Namespace{}: {Transform: trimNamespace},
 			&discoveryv1.EndpointSlice{}: {
 				Namespaces: map[string]cache.Config{metav1.NamespaceDefault: {}},
-				Label:      labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: apiServerService}),
+				Label:      labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: isolation.APIServerService}),
 			},
 		},
 	}

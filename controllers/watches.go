@@ -244,7 +244,7 @@ func (r *Reconciler) concernedByNamespace(ctx context.Context, namespace client.
 }
 
 func (r *Reconciler) concernedByAPIServer(ctx context.Context, object client.Object) []reconcile.Request {
-	if _, isService := object.(*corev1.Service); isService && (object.GetNamespace() != metav1.NamespaceDefault || object.GetName() != apiServerService) {
+	if _, isService := object.(*corev1.Service); isService && (object.GetNamespace() != metav1.NamespaceDefault || object.GetName() != isolation.APIServerService) {
 		return nil
 	}
 	return r.referring(ctx, apiServerReference)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -103,40 +102,20 @@ func typed[T any](object *unstructured.Unstructured, add func(*T)) error {
 
 // addNamespace adds a namespace with the label that the API server gives to each.
 func (d *declarations) addNamespace(namespace *corev1.Namespace) {
-	labels := map[string]string{corev1.LabelMetadataName: namespace.Name}
-	for key, value := range namespace.Labels {
-		labels[key] = value
-	}
-	labels[corev1.LabelMetadataName] = namespace.Name
-	d.namespaces[namespace.Name] = labels
+	metav1.SetMetaDataLabel(&namespace.ObjectMeta, corev1.LabelMetadataName, namespace.Name)
+	d.namespaces[namespace.Name] = namespace.Labels
 }
 
-// addEndpoints adds the API servers' addresses, if they are among the files.
+// addEndpoints and addService add where the API servers are, if that is among the files.
 func (d *declarations) addEndpoints(slice *discoveryv1.EndpointSlice) {
-	if slice.Namespace != metav1.NamespaceDefault || slice.Labels[discoveryv1.LabelServiceName] != "kubernetes" {
-		return
-	}
-	for _, endpoint := range slice.Endpoints {
-		for _, address := range endpoint.Addresses {
-			for _, port := range slice.Ports {
-				if ip, err := netip.ParseAddr(address); err == nil && port.Port != nil {
-					d.apiServer.Endpoints = append(d.apiServer.Endpoints, netip.AddrPortFrom(ip, uint16(*port.Port)))
-				}
-			}
-		}
+	if slice.Namespace == metav1.NamespaceDefault && slice.Labels[discoveryv1.LabelServiceName] == isolation.APIServerService {
+		d.apiServer.AddEndpoints(slice)
 	}
 }
 
 func (d *declarations) addService(service *corev1.Service) {
-	if service.Namespace != metav1.NamespaceDefault || service.Name != "kubernetes" {
-		return
-	}
-	for _, address := range service.Spec.ClusterIPs {
-		for _, port := range service.Spec.Ports {
-			if ip, err := netip.ParseAddr(address); err == nil {
-				d.apiServer.Services = append(d.apiServer.Services, netip.AddrPortFrom(ip, uint16(port.Port)))
-			}
-		}
+	if service.Namespace == metav1.NamespaceDefault && service.Name == isolation.APIServerService {
+		d.apiServer.AddService(service)
 	}
 }
 

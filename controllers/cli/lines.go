@@ -2,9 +2,7 @@ package cli
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"regexp"
 	"strconv"
@@ -15,36 +13,45 @@ import (
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// position is where in its file the cause of a problem stands: file:line, or the file alone where that cannot be found,
-// as in what kustomize makes or a stream brings.
-func (d *declarations) position(app *v1alpha1.AppIsolation, problem isolation.Problem) string {
+// document is an application as it is written in a file.
+type document struct {
+	source string
+	// root is nil where the document cannot be found, as in what kustomize makes or a stream brings.
+	root *yaml.Node
+}
+
+func (d *declarations) document(app *v1alpha1.AppIsolation) document {
 	source := d.sources[app]
 	text, err := os.ReadFile(source) //nolint:gosec // a file that the user names
 	if err != nil {
-		return source
+		return document{source: source}
 	}
-	document := documentOf(text, app)
-	if document == nil {
-		return source
+	return document{source, rootOf(text, app)}
+}
+
+// position is where the cause of a problem stands: file:line, or the file alone.
+func (d document) position(problem isolation.Problem) string {
+	if d.root == nil {
+		return d.source
 	}
-	line := document.Line
+	node := d.root
 	for _, step := range stepsTo(problem) {
-		next := step(document)
+		next := step(node)
 		if next == nil {
 			break
 		}
-		document, line = next, next.Line
+		node = next
 	}
-	return fmt.Sprintf("%s:%d", source, line)
+	return fmt.Sprintf("%s:%d", d.source, node.Line)
 }
 
-// documentOf finds an application's document among those of a file.
-func documentOf(text []byte, app *v1alpha1.AppIsolation) *yaml.Node {
+// rootOf finds an application's document among those of a file.
+func rootOf(text []byte, app *v1alpha1.AppIsolation) *yaml.Node {
 	decoder := yaml.NewDecoder(bytes.NewReader(text))
 	for {
 		var document yaml.Node
-		if err := decoder.Decode(&document); errors.Is(err, io.EOF) || err != nil {
-			return nil
+		if err := decoder.Decode(&document); err != nil {
+			return nil // the end, too
 		}
 		root := document.Content[0]
 		kind, metadata := field(root, "kind"), field(root, "metadata")

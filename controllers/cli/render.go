@@ -84,8 +84,12 @@ func render(d *declarations, warnings io.Writer) ([]*networkingv1.NetworkPolicy,
 	for _, app := range d.apps {
 		model, problems := isolation.Resolve(app, d.facts(app))
 		policies = append(policies, model.NetworkPolicies()...)
+		if len(problems) == 0 {
+			continue
+		}
+		document := d.document(app)
 		for _, problem := range problems {
-			text := fmt.Sprintf("%s: AppIsolation %s/%s: %s", d.position(app, problem), app.Namespace, app.Name, problem.Message)
+			text := fmt.Sprintf("%s: AppIsolation %s/%s: %s", document.position(problem), app.Namespace, app.Name, problem.Message)
 			if problem.Condition == v1alpha1.ConditionAccepted {
 				refused = append(refused, text)
 				continue

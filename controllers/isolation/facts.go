@@ -3,6 +3,8 @@ package isolation
 import (
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -52,6 +54,37 @@ type APIServer struct {
 	Services []netip.AddrPort
 	// Stale means that the endpoints are gone and these are the last known.
 	Stale bool
+}
+
+// APIServerService is the Service, in the namespace default, by which the API servers publish themselves.
+const APIServerService = "kubernetes"
+
+// AddEndpoints adds the addresses of one of its EndpointSlices. What is no IP, as in a slice of host names, is left out.
+func (s *APIServer) AddEndpoints(slice *discoveryv1.EndpointSlice) {
+	for _, endpoint := range slice.Endpoints {
+		for _, port := range slice.Ports {
+			if port.Port != nil {
+				s.Endpoints = append(s.Endpoints, addressPorts(endpoint.Addresses, *port.Port)...)
+			}
+		}
+	}
+}
+
+// AddService adds the cluster addresses of the Service.
+func (s *APIServer) AddService(service *corev1.Service) {
+	for _, port := range service.Spec.Ports {
+		s.Services = append(s.Services, addressPorts(service.Spec.ClusterIPs, port.Port)...)
+	}
+}
+
+func addressPorts(addresses []string, port int32) []netip.AddrPort {
+	var found []netip.AddrPort
+	for _, address := range addresses {
+		if ip, err := netip.ParseAddr(address); err == nil {
+			found = append(found, netip.AddrPortFrom(ip, uint16(port)))
+		}
+	}
+	return found
 }
 
 // namespaceNamed selects one namespace by the label that the API server itself keeps true.

@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -27,6 +28,30 @@ func opens(policy, ours *networkingv1.NetworkPolicy, namespace string) []string 
 		}
 	}
 	return opened
+}
+
+// Admission is what a policy says of connections into a pod on a port.
+type Admission struct {
+	// Isolated means that the policy isolates the pod: what no policy allows is denied.
+	Isolated bool
+	// Somebody means that one of its rules lets somebody in, Everybody that one lets everybody in.
+	Somebody, Everybody bool
+}
+
+// Ingress says what a policy says of connections into a pod on a TCP port.
+func Ingress(policy *networkingv1.NetworkPolicy, pod *corev1.Pod, port int32) Admission {
+	selector, err := metav1.LabelSelectorAsSelector(&policy.Spec.PodSelector)
+	if err != nil || !selector.Matches(labels.Set(pod.Labels)) || !slices.Contains(directions(policy), "ingress") {
+		return Admission{}
+	}
+	said := Admission{Isolated: true}
+	target := Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(port)}
+	for _, g := range grantsOf(policy, "ingress", policy.Namespace) {
+		if g.ports == nil || slices.ContainsFunc(g.ports, func(p Port) bool { return p.is(target, []*corev1.Pod{pod}) }) {
+			said.Somebody, said.Everybody = true, said.Everybody || g.peers == nil
+		}
+	}
+	return said
 }
 
 // directions are those that a policy speaks of. The API server fills in an empty list like this.
