@@ -162,7 +162,7 @@ func verdict(passed bool, err error) metav1.Condition {
 			"which a NetworkPolicy forbids: the network does not enforce NetworkPolicies, so no AppIsolation has an effect; "+
 			"install a network plugin that does", canaryClosed))
 	default:
-		return succeeded(enforced, v1alpha1.ReasonEnforced, fmt.Sprintf(
+		return holds(enforced, v1alpha1.ReasonEnforced, fmt.Sprintf(
 			"the operator's replicas reach each other on port %d, which a NetworkPolicy allows, and not on port %d, which it forbids", canaryOpen, canaryClosed))
 	}
 }

@@ -223,7 +223,8 @@ func (r *ProfileReconciler) concernedByPolicy(ctx context.Context, policy client
 	}
 	name, named := isolation.ProfileName(namespace.Labels)
 	owners := baselineOwner(policy) // one that was just deleted is not in the cache any more
-	if len(owners) == 0 && !(named && policy.GetName() == isolation.BaselineName(name)) {
+	hasName := named && policy.GetName() == isolation.BaselineName(name)
+	if len(owners) == 0 && !hasName {
 		return nil
 	}
 	return append(owners, r.concernedByNamespace(ctx, namespace)...)
@@ -256,7 +257,7 @@ func profileRequest(name string) reconcile.Request {
 
 // profileConditions are all conditions of a profile; one without a status does not apply.
 func profileConditions(done denial) []metav1.Condition {
-	accepted := succeeded(v1alpha1.ConditionAccepted, v1alpha1.ReasonValid, "the profile governs the namespaces that have it")
+	accepted := holds(v1alpha1.ConditionAccepted, v1alpha1.ReasonValid, "the profile governs the namespaces that have it")
 	if done.invalid != nil {
 		accepted = failed(v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid, done.invalid.Error())
 	}
@@ -285,6 +286,6 @@ func baselineCondition(done denial) metav1.Condition {
 			message += fmt.Sprintf("; these keep it for now, as they name another profile whose baseline is not there, or are being deleted: %s",
 				strings.Join(done.kept, ", "))
 		}
-		return succeeded(condition, v1alpha1.ReasonProgrammed, message)
+		return holds(condition, v1alpha1.ReasonProgrammed, message)
 	}
 }

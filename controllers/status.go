@@ -107,7 +107,7 @@ func exclusiveCondition(o outcome) metav1.Condition {
 		return notLookedAt(condition, o)
 	}
 	if o.first(condition) == nil && len(o.view.Harmless) > 0 {
-		return succeeded(condition, v1alpha1.ReasonNothingOpened, strings.Join(o.view.Harmless, "\n"))
+		return holds(condition, v1alpha1.ReasonNothingOpened, strings.Join(o.view.Harmless, "\n"))
 	}
 	return o.condition(condition, v1alpha1.ReasonExclusive, "nobody else's NetworkPolicy selects the application's pods")
 }
@@ -147,7 +147,7 @@ func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition
 		return conflictCondition(o.plan.Conflicts, "the policies of the former AppIsolation of this name are about to be collected; then this one's are written",
 			"until then nothing obsolete is deleted")
 	default:
-		return succeeded(condition, v1alpha1.ReasonProgrammed, "the API server holds every policy as declared")
+		return holds(condition, v1alpha1.ReasonProgrammed, "the API server holds every policy as declared")
 	}
 }
 
@@ -184,7 +184,7 @@ func readyCondition(accepted, programmed metav1.Condition) metav1.Condition {
 	case programmed.Status != metav1.ConditionTrue:
 		return metav1.Condition{Type: condition, Status: programmed.Status, Reason: programmed.Reason, Message: programmed.Message}
 	default:
-		return succeeded(condition, v1alpha1.ReasonReady, "the declaration is accepted and its policies are written")
+		return holds(condition, v1alpha1.ReasonReady, "the declaration is accepted and its policies are written")
 	}
 }
 
@@ -195,14 +195,14 @@ func reconcilingCondition(programmed metav1.Condition) metav1.Condition {
 	if !applies {
 		return metav1.Condition{Type: v1alpha1.ConditionReconciling}
 	}
-	return succeeded(v1alpha1.ConditionReconciling, reason, programmed.Message)
+	return holds(v1alpha1.ConditionReconciling, reason, programmed.Message)
 }
 
 // stalledCondition is there when only the user can help.
 func stalledCondition(accepted, programmed metav1.Condition) metav1.Condition {
 	for _, cause := range []metav1.Condition{accepted, programmed} {
 		if cause.Status == metav1.ConditionFalse && (cause.Type == v1alpha1.ConditionAccepted || cause.Reason == v1alpha1.ReasonNameConflict) {
-			return succeeded(v1alpha1.ConditionStalled, cause.Reason, cause.Message)
+			return holds(v1alpha1.ConditionStalled, cause.Reason, cause.Message)
 		}
 	}
 	return metav1.Condition{Type: v1alpha1.ConditionStalled}
@@ -229,14 +229,14 @@ func (o outcome) condition(condition, reason, message string) metav1.Condition {
 	if len(problems) > 0 {
 		return failed(condition, problems[0].Reason, messages(problems))
 	}
-	return succeeded(condition, reason, message)
+	return holds(condition, reason, message)
 }
 
 func failed(condition, reason, message string) metav1.Condition {
 	return metav1.Condition{Type: condition, Status: metav1.ConditionFalse, Reason: reason, Message: message}
 }
 
-func succeeded(condition, reason, message string) metav1.Condition {
+func holds(condition, reason, message string) metav1.Condition {
 	return metav1.Condition{Type: condition, Status: metav1.ConditionTrue, Reason: reason, Message: message}
 }
 

@@ -358,8 +358,7 @@ func guardedApp(namespace, spec string) *v1alpha1.AppIsolation {
 // guard makes a profile with these guardrails that the API server judges by, until the end of the spec.
 func guard(name, guardrails string) {
 	GinkgoHelper()
-	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	Expect(utilyaml.UnmarshalStrict([]byte(guardrails), &profile.Spec.Guardrails)).To(Succeed())
+	profile := isolationProfile(name, "guardrails: "+guardrails)
 	create(profile)
 	DeferCleanup(func() {
 		Expect(k8s.Delete(ctx, profile)).To(Succeed())

@@ -43,12 +43,24 @@ egress: []
 func condition(app *v1alpha1.AppIsolation, name string) func(Gomega) metav1.Condition {
 	return func(g Gomega) metav1.Condition {
 		g.Expect(k8s.Get(ctx, client.ObjectKeyFromObject(app), app)).To(Succeed())
-		found := meta.FindStatusCondition(app.Status.Conditions, name)
-		if found == nil || found.ObservedGeneration != app.Generation {
-			return metav1.Condition{}
-		}
-		return *found
+		return current(app.Status.Conditions, name, app.Generation)
 	}
+}
+
+// current is a condition that speaks of the present generation, or nothing.
+func current(conditions []metav1.Condition, name string, generation int64) metav1.Condition {
+	found := meta.FindStatusCondition(conditions, name)
+	if found == nil || found.ObservedGeneration != generation {
+		return metav1.Condition{}
+	}
+	return *found
+}
+
+// eventuallyGone waits until an object does not exist any more.
+func eventuallyGone(object client.Object, why ...any) {
+	GinkgoHelper()
+	Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object)) }).
+		Should(MatchError(ContainSubstring("not found")), why...)
 }
 
 func is(status metav1.ConditionStatus, reason string, message ...string) OmegaMatcher {

@@ -28,9 +28,6 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 		o = startOperator(kubeconfig)
 		DeferCleanup(func() { o.stop() })
 	})
-	gone := func(app *v1alpha1.AppIsolation) func() error {
-		return func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(app), &v1alpha1.AppIsolation{}) }
-	}
 
 	// In a foreground deletion, which is what Argo CD's prune asks for, the garbage collector deletes what an object owns
 	// before the object goes.
@@ -43,7 +40,7 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 			before := policies(app.Namespace)
 			Expect(before).To(HaveLen(3))
 			Expect(k8s.Delete(ctx, app.DeepCopy(), client.PropagationPolicy(cascade))).To(Succeed())
-			Eventually(gone(app)).Should(MatchError(ContainSubstring("not found")))
+			eventuallyGone(app)
 			collected(app.Namespace)
 			Expect(policies(app.Namespace)).To(Equal(before))
 
@@ -81,7 +78,7 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 		before := policies(app.Namespace)
 		o.kill()
 		Expect(k8s.Delete(ctx, app.DeepCopy(), client.PropagationPolicy(metav1.DeletePropagationForeground))).To(Succeed())
-		Eventually(gone(app)).Should(MatchError(ContainSubstring("not found")), "nothing waits for the operator")
+		eventuallyGone(app, "nothing waits for the operator")
 		collected(app.Namespace)
 		o = startOperator(kubeconfig)
 		witness := application(newNamespace(), "witness", oneTier)
@@ -96,7 +93,7 @@ var _ = Describe("deletionPolicy Orphan", Ordered, func() {
 		eventuallyReady(app)
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: app.Namespace}}
 		Expect(k8s.Delete(ctx, namespace)).To(Succeed())
-		Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(namespace), namespace) }).Should(MatchError(ContainSubstring("not found")))
+		eventuallyGone(namespace)
 	})
 
 	It("keeps every promise without owner references: drift is undone, what is obsolete goes, tiers change their pods", func() {
@@ -156,5 +153,5 @@ func collected(namespace string) {
 	}}}}
 	create(owned)
 	Expect(k8s.Delete(ctx, owner)).To(Succeed())
-	Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(owned), owned) }).Should(MatchError(ContainSubstring("not found")))
+	eventuallyGone(owned)
 }

@@ -13,7 +13,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -54,11 +53,7 @@ func relabel(name, profile string) {
 func profileCondition(profile *v1alpha1.IsolationProfile, name string) func(Gomega) metav1.Condition {
 	return func(g Gomega) metav1.Condition {
 		g.Expect(k8s.Get(ctx, client.ObjectKeyFromObject(profile), profile)).To(Succeed())
-		found := meta.FindStatusCondition(profile.Status.Conditions, name)
-		if found == nil || found.ObservedGeneration != profile.Generation {
-			return metav1.Condition{}
-		}
-		return *found
+		return current(profile.Status.Conditions, name, profile.Generation)
 	}
 }
 
@@ -169,10 +164,9 @@ var _ = Describe("a profile", Ordered, func() {
 			eventuallyReady(app)
 			Eventually(func() []string { return names(namespace) }).Should(ConsistOf("both.baseline", "shop-a", "shop-b", "shop-default-deny"))
 			Eventually(condition(app, v1alpha1.ConditionExclusive)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonExclusive))
-			Expect(k8s.Delete(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})).To(Succeed())
-			Eventually(func() error {
-				return k8s.Get(ctx, client.ObjectKey{Name: namespace}, &corev1.Namespace{})
-			}).Should(MatchError(ContainSubstring("not found")))
+			whole := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}
+			Expect(k8s.Delete(ctx, whole)).To(Succeed())
+			eventuallyGone(whole)
 		})
 	})
 

@@ -12,14 +12,10 @@ import (
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
-// startPod makes a pod as the API server holds it; nobody runs it.
+// startPod makes a pod in the API server.
 func startPod(namespace, name string, labels map[string]string, change ...func(*corev1.Pod)) *corev1.Pod {
 	GinkgoHelper()
-	no := false
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "main", Image: "none"}}, AutomountServiceAccountToken: &no},
-	}
+	pod := podOf(namespace, name, labels)
 	for _, c := range change {
 		c(pod)
 	}
