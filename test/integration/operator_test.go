@@ -59,7 +59,9 @@ func current(conditions []metav1.Condition, name string, generation int64) metav
 // eventuallyGone waits until an object does not exist any more.
 func eventuallyGone(object client.Object, why ...any) {
 	GinkgoHelper()
-	Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object)) }).
+	Eventually(func() error {
+		return k8s.Get(ctx, client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object))
+	}).
 		Should(MatchError(ContainSubstring("not found")), why...)
 }
 
