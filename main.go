@@ -1,10 +1,9 @@
 // Command appisolation is the operator, which turns AppIsolations into NetworkPolicies and keeps them so, and the
-// commands that show offline what it would do. Under the name kubectl-appisolation it is a plugin of kubectl's.
+// commands that show what it does, or would do. Under the name kubectl-appisolation it is a plugin of kubectl's.
 package main
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"time"
 
@@ -18,18 +17,9 @@ import (
 )
 
 func main() {
-	root := &cobra.Command{
-		Use:           "appisolation",
-		Short:         "Say once how an application is cut off",
-		SilenceUsage:  true,
-		SilenceErrors: true, // written below, as kubectl writes them
-	}
+	root := cli.New(genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})
 	root.AddCommand(newManager())
-	root.AddCommand(cli.New(genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr})...)
-	if err := root.Execute(); err != nil {
-		fmt.Fprintln(os.Stderr, "error:", err)
-		os.Exit(1)
-	}
+	os.Exit(cli.Exit(root.Execute(), os.Stderr))
 }
 
 func newManager() *cobra.Command {

@@ -125,7 +125,7 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 		o.err = err
 		return o
 	}
-	if usesAPIServer(app) && len(facts.APIServer.Endpoints) == 0 && len(app.Status.Tiers) > 0 {
+	if isolation.UsesAPIServer(app) && len(facts.APIServer.Endpoints) == 0 && len(app.Status.Tiers) > 0 {
 		// This process has never seen them, so it cannot tell whether the rules that are there are right.
 		o.err = fmt.Errorf("the EndpointSlices of default/%s list no address of the API servers: its policies stay as they are until they do", isolation.APIServerService)
 		return o

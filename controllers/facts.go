@@ -29,7 +29,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	if err := r.addProfile(ctx, app, &facts); err != nil {
 		return facts, err
 	}
-	for key := range namedApps(app) {
+	for key := range isolation.NamedApps(app) {
 		var peer v1alpha1.AppIsolation
 		if err := r.Get(ctx, key, &peer); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read AppIsolation %s: %w", key, err)
@@ -37,7 +37,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 			facts.Apps[key] = &peer.Spec
 		}
 	}
-	for name := range namedNamespaces(app) {
+	for name := range isolation.NamedNamespaces(app) {
 		if name == app.Namespace {
 			continue // it is known already, perhaps better than here
 		}
@@ -48,7 +48,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		}
 	}
 	var err error
-	if usesAPIServer(app) {
+	if isolation.UsesAPIServer(app) {
 		if facts.APIServer, err = r.findAPIServer(ctx); err != nil {
 			return facts, err
 		}

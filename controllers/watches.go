@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"iter"
 	"slices"
 	"time"
 
@@ -98,16 +97,16 @@ const apiServerReference = "api-server"
 func references(object client.Object) []string {
 	app := object.(*v1alpha1.AppIsolation)
 	var keys []string
-	for key := range namedApps(app) {
+	for key := range isolation.NamedApps(app) {
 		keys = append(keys, appReference(key))
 	}
-	for name := range namedNamespaces(app) {
+	for name := range isolation.NamedNamespaces(app) {
 		keys = append(keys, namespaceReference(name))
 	}
 	for name := range seenNamespaces(app) {
 		keys = append(keys, seenReference(name))
 	}
-	if usesAPIServer(app) {
+	if isolation.UsesAPIServer(app) {
 		keys = append(keys, apiServerReference)
 	}
 	// Whoever takes or frees the name of one of its policies concerns it too.
@@ -137,60 +136,6 @@ func owner(object client.Object) []string {
 }
 
 func orphanOwner(appLabel string) string { return "orphan/" + appLabel }
-
-// allPeers are the peers of all ingress and egress entries.
-func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
-	return func(yield func(*v1alpha1.Peer) bool) {
-		for i := range app.Spec.Ingress {
-			for j := range app.Spec.Ingress[i].From {
-				if !yield(&app.Spec.Ingress[i].From[j]) {
-					return
-				}
-			}
-		}
-		for i := range app.Spec.Egress {
-			for j := range app.Spec.Egress[i].To {
-				if !yield(&app.Spec.Egress[i].To[j]) {
-					return
-				}
-			}
-		}
-	}
-}
-
-// namedApps are the applications that an application names as peers.
-func namedApps(app *v1alpha1.AppIsolation) map[types.NamespacedName]bool {
-	named := map[types.NamespacedName]bool{}
-	for peer := range allPeers(app) {
-		if peer.App != nil {
-			named[isolation.AppKey(peer.App, app.Namespace)] = true
-		}
-	}
-	return named
-}
-
-// namedNamespaces are the namespaces that an application names as peers, and its own.
-func namedNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
-	named := map[string]bool{app.Namespace: true}
-	for peer := range allPeers(app) {
-		if peer.Namespace != "" {
-			named[string(peer.Namespace)] = true
-		}
-		if peer.App != nil {
-			named[isolation.AppKey(peer.App, app.Namespace).Namespace] = true
-		}
-	}
-	return named
-}
-
-func usesAPIServer(app *v1alpha1.AppIsolation) bool {
-	for peer := range allPeers(app) {
-		if peer.Entity == v1alpha1.EntityKubeAPIServer {
-			return true
-		}
-	}
-	return false
-}
 
 // concernedByApp are the applications that name this one, and those that want the same scope.
 func (r *Reconciler) concernedByApp(ctx context.Context, object client.Object) []reconcile.Request {

@@ -13,29 +13,66 @@ import (
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// document is an application as it is written in a file.
+// document is an object as it is written in a file.
 type document struct {
 	source string
 	// root is nil where the document cannot be found, as in what kustomize makes or a stream brings.
 	root *yaml.Node
 }
 
-func (d *declarations) document(app *v1alpha1.AppIsolation) document {
-	source := d.sources[app]
-	text, err := os.ReadFile(source) //nolint:gosec // a file that the user names
-	if err != nil {
-		return document{source: source}
+// document finds an application in the file that it was read from.
+func (i *inventory) document(app *v1alpha1.AppIsolation) document {
+	source := i.sources[app]
+	if _, read := i.texts[source]; !read {
+		i.texts[source] = documentsOf(source)
 	}
-	return document{source, rootOf(text, app)}
+	for _, root := range i.texts[source] {
+		if isApp(root, app) {
+			return document{source, root}
+		}
+	}
+	return document{source: source}
 }
 
-// position is where the cause of a problem stands: file:line, or the file alone.
-func (d document) position(problem isolation.Problem) string {
+// documentsOf are the documents of a file; none, if it cannot be read again.
+func documentsOf(source string) []*yaml.Node {
+	text, err := os.ReadFile(source) //nolint:gosec // a file that the user names
+	if err != nil {
+		return nil
+	}
+	var roots []*yaml.Node
+	decoder := yaml.NewDecoder(bytes.NewReader(text))
+	for {
+		var document yaml.Node
+		if err := decoder.Decode(&document); err != nil {
+			return roots // the end, too
+		}
+		roots = append(roots, document.Content...)
+	}
+}
+
+func isApp(root *yaml.Node, app *v1alpha1.AppIsolation) bool {
+	metadata := field(root, "metadata")
+	name, namespace := field(metadata, "name"), field(metadata, "namespace")
+	return value(field(root, "kind")) == "AppIsolation" && value(name) == app.Name && (namespace == nil || value(namespace) == app.Namespace)
+}
+
+// where is where a part of an application stands: `file:line: AppIsolation namespace/name`, as far as that is known.
+func (i *inventory) where(app *v1alpha1.AppIsolation, part []step) string {
+	text := fmt.Sprintf("AppIsolation %s/%s", app.Namespace, app.Name)
+	if at := i.document(app).at(part); at != "" {
+		return at + ": " + text
+	}
+	return text
+}
+
+// at is where a part of the document stands: file:line, or the file alone.
+func (d document) at(steps []step) string {
 	if d.root == nil {
 		return d.source
 	}
 	node := d.root
-	for _, step := range stepsTo(problem) {
+	for _, step := range steps {
 		next := step(node)
 		if next == nil {
 			break
@@ -43,23 +80,6 @@ func (d document) position(problem isolation.Problem) string {
 		node = next
 	}
 	return fmt.Sprintf("%s:%d", d.source, node.Line)
-}
-
-// rootOf finds an application's document among those of a file.
-func rootOf(text []byte, app *v1alpha1.AppIsolation) *yaml.Node {
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	for {
-		var document yaml.Node
-		if err := decoder.Decode(&document); err != nil {
-			return nil // the end, too
-		}
-		root := document.Content[0]
-		kind, metadata := field(root, "kind"), field(root, "metadata")
-		name, namespace := field(metadata, "name"), field(metadata, "namespace")
-		if value(kind) == "AppIsolation" && value(name) == app.Name && (namespace == nil || value(namespace) == app.Namespace) {
-			return root
-		}
-	}
 }
 
 // step goes from a node to one inside it; nil if there is none.
@@ -71,8 +91,13 @@ func stepsTo(problem isolation.Problem) []step {
 		list := map[v1alpha1.Direction]string{v1alpha1.DirectionIngress: "ingress", v1alpha1.DirectionEgress: "egress"}[problem.Direction]
 		return []step{into("spec"), into(list), func(n *yaml.Node) *yaml.Node { return entryNamed(n, string(problem.Entry)) }}
 	}
+	return stepsAlong(problem.Path)
+}
+
+// stepsAlong are the steps along a field's path: spec.flows[0].to.
+func stepsAlong(path string) []step {
 	var steps []step
-	for _, part := range pathPart.FindAllStringSubmatch(problem.Path, -1) {
+	for _, part := range pathPart.FindAllStringSubmatch(path, -1) {
 		if index, err := strconv.Atoi(part[2]); err == nil {
 			steps = append(steps, func(n *yaml.Node) *yaml.Node { return element(n, index) })
 		} else {

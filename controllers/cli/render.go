@@ -1,33 +1,28 @@
 package cli
 
 import (
-	"fmt"
 	"io"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
-
-	"github.com/appisolation/appisolation/api/v1alpha1"
-	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 func newRender(streams genericiooptions.IOStreams) *cobra.Command {
-	var from files
+	var from source
 	print := genericclioptions.NewPrintFlags("").WithDefaultOutput("yaml")
 	command := &cobra.Command{
-		Use:   "render -f FILE",
+		Use:   "render [-f FILE]",
 		Short: "Print the NetworkPolicies that AppIsolations become",
 		Long: `Print the NetworkPolicies that AppIsolations become, as the operator writes them, but for the owner references and
-UIDs that only a cluster knows. No cluster is asked.
+UIDs that only a cluster knows.
 
-What an AppIsolation refers to is looked for in the same files: other AppIsolations, the IsolationProfile of its
-namespace (a Namespace's label appisolation.io/profile, else the profile called default), and for KubeAPIServer the
-EndpointSlices of default/kubernetes. What is not there has no policy rule, and a warning says so.`,
+What an AppIsolation in a file refers to is looked for in the same files: other AppIsolations, the IsolationProfile of
+its namespace (a Namespace's label appisolation.io/profile, else the profile called default), and for KubeAPIServer the
+EndpointSlices of default/kubernetes. What is not there has no policy rule, and a warning says so.
+
+Without files it is the AppIsolations of a namespace of the cluster.`,
 		Example: `  # The policies of one file
   appisolation render -f config/samples/web-api-db.yaml
 
@@ -38,13 +33,12 @@ EndpointSlices of default/kubernetes. What is not there has no policy rule, and 
   appisolation render -R -f apps | kubectl apply -f -`,
 		Args:              cobra.NoArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		SilenceUsage:      true,
-		RunE: func(*cobra.Command, []string) error {
-			declared, err := from.read()
+		RunE: func(command *cobra.Command, _ []string) error {
+			found, err := from.read(command.Context(), streams.ErrOut)
 			if err != nil {
 				return err
 			}
-			policies, err := render(declared, streams.ErrOut)
+			policies, err := render(found, streams.ErrOut)
 			if err != nil {
 				return err
 			}
@@ -60,45 +54,20 @@ EndpointSlices of default/kubernetes. What is not there has no policy rule, and 
 			return nil
 		},
 	}
-	from.addFlags(command)
+	from.addFlags(command.Flags())
 	print.AddFlags(command)
 	return command
 }
 
-// render are the policies of all applications, and the baselines of the namespaces that name a profile. What keeps a
-// declaration from being true is a warning; what keeps it from being accepted is the error.
-func render(d *declarations, warnings io.Writer) ([]*networkingv1.NetworkPolicy, error) {
-	var policies []*networkingv1.NetworkPolicy
-	for _, namespace := range slices.Sorted(maps.Keys(d.namespaces)) {
-		name, named := isolation.ProfileName(d.namespaces[namespace])
-		if profile := d.profiles[name]; named && profile != nil {
-			if errs := isolation.ValidateProfile(profile); len(errs) > 0 {
-				return nil, fmt.Errorf("IsolationProfile %s: %w", name, errs.ToAggregate())
-			}
-			if baseline := isolation.Baseline(profile, namespace); baseline != nil {
-				policies = append(policies, baseline)
-			}
-		}
+// render are the policies of all applications, and the baselines of the namespaces that name a profile.
+func render(found *inventory, warnings io.Writer) ([]*networkingv1.NetworkPolicy, error) {
+	policies, err := found.baselines()
+	if err != nil {
+		return nil, err
 	}
-	var refused []string
-	for _, app := range d.apps {
-		model, problems := isolation.Resolve(app, d.facts(app))
-		policies = append(policies, model.NetworkPolicies()...)
-		if len(problems) == 0 {
-			continue
-		}
-		document := d.document(app)
-		for _, problem := range problems {
-			text := fmt.Sprintf("%s: AppIsolation %s/%s: %s", document.position(problem), app.Namespace, app.Name, problem.Message)
-			if problem.Condition == v1alpha1.ConditionAccepted {
-				refused = append(refused, text)
-				continue
-			}
-			fmt.Fprintln(warnings, "warning:", text)
-		}
+	translations, err := found.translate(warnings)
+	for _, t := range translations {
+		policies = append(policies, t.policies...)
 	}
-	if len(refused) > 0 {
-		return nil, fmt.Errorf("not accepted:\n%s", strings.Join(refused, "\n"))
-	}
-	return policies, nil
+	return policies, err
 }

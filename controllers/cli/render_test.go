@@ -17,15 +17,9 @@ const goldens = "../isolation/testdata"
 // run runs a command and returns what it prints.
 func run(args ...string) (out, errOut string, err error) {
 	streams, _, stdout, stderr := genericiooptions.NewTestIOStreams()
-	for _, command := range New(streams) {
-		if command.Name() == args[0] {
-			command.SetArgs(args[1:])
-			command.SetOut(stdout)
-			command.SetErr(stderr)
-			command.SilenceErrors = true
-			err = command.Execute()
-		}
-	}
+	root := New(streams)
+	root.SetArgs(args)
+	err = root.Execute()
 	return stdout.String(), stderr.String(), err
 }
 
@@ -66,6 +60,7 @@ func TestRenderIsWhatTheOperatorWrites(t *testing.T) {
 }
 
 func TestRenderSaysWhereItIsWrong(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/nowhere")
 	dir := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(dir, name)
@@ -103,7 +98,7 @@ spec:
 		},
 		"no YAML":      {[]string{"-f", write("broken.yaml", "a: [")}, "broken.yaml"},
 		"no such file": {[]string{"-f", filepath.Join(dir, "nowhere.yaml")}, "nowhere.yaml"},
-		"no file":      {nil, "must specify one of -f and -k"},
+		"no file":      {nil, "name files with -f or -k, or a cluster: there is no kubeconfig"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, _, err := run(append([]string{"render"}, row.args...)...)

@@ -1,0 +1,210 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/spf13/pflag"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"k8s.io/cli-runtime/pkg/resource"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/tools/pager"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// source is where a command finds what it speaks of: the files that are named, or else a cluster.
+type source struct {
+	genericclioptions.FileNameFlags
+	cluster *genericclioptions.ConfigFlags
+}
+
+func (s *source) addFlags(flags *pflag.FlagSet) {
+	s.FileNameFlags = genericclioptions.FileNameFlags{
+		Usage:     "Files, folders or URLs that hold AppIsolations and what they refer to; - is the standard input. No cluster is asked then.",
+		Filenames: &[]string{}, Kustomize: new(string), Recursive: new(bool),
+	}
+	s.AddFlags(flags)
+	s.cluster = genericclioptions.NewConfigFlags(true)
+	s.cluster.AddFlags(flags)
+	flags.Lookup("namespace").Usage = "The namespace: of objects in files that name none, or the one to read on the cluster."
+}
+
+// hasFiles says whether files are named, so that no cluster is asked.
+func (s *source) hasFiles() bool { return len(*s.Filenames) > 0 || *s.Kustomize != "" }
+
+// read reads the files, or else the namespace of the cluster.
+func (s *source) read(ctx context.Context, warnings io.Writer) (*inventory, error) {
+	if s.hasFiles() {
+		return s.readFiles()
+	}
+	namespace, err := s.currentNamespace()
+	if err != nil {
+		return nil, err
+	}
+	return s.readCluster(ctx, warnings, []string{namespace})
+}
+
+// readFiles reads every object that the commands know, strictly, and passes over all others.
+func (s *source) readFiles() (*inventory, error) {
+	i := newInventory()
+	i.partial = true
+	options := s.ToOptions()
+	if err := options.RequireFilenameOrKustomize(); err != nil {
+		return nil, err
+	}
+	namespace := *s.cluster.Namespace
+	if namespace == "" {
+		namespace = metav1.NamespaceDefault
+	}
+	result := resource.NewLocalBuilder().Unstructured().ContinueOnError().FilenameParam(false, &options).Flatten().Do()
+	return i, result.Visit(func(info *resource.Info, err error) error {
+		if err != nil {
+			return err
+		}
+		object := info.Object.(*unstructured.Unstructured)
+		if err := i.add(object, namespace, info.Source); err != nil {
+			return fmt.Errorf("%s: %s %s: %w", info.Source, object.GetKind(), object.GetName(), err)
+		}
+		return nil
+	})
+}
+
+// currentNamespace is the one that -n names, or else the kubeconfig.
+func (s *source) currentNamespace() (string, error) {
+	namespace, _, err := s.cluster.ToRawKubeConfigLoader().Namespace()
+	return namespace, err
+}
+
+// What is read of a cluster.
+var (
+	namespacesResource     = corev1.SchemeGroupVersion.WithResource("namespaces")
+	profilesResource       = v1alpha1.GroupVersion.WithResource("isolationprofiles")
+	appsResource           = v1alpha1.GroupVersion.WithResource("appisolations")
+	policiesResource       = networkingv1.SchemeGroupVersion.WithResource("networkpolicies")
+	podsResource           = corev1.SchemeGroupVersion.WithResource("pods")
+	servicesResource       = corev1.SchemeGroupVersion.WithResource("services")
+	endpointSlicesResource = discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
+)
+
+// readCluster reads applications, policies, pods, Services and more of these namespaces, or of all if none is named; the
+// applications that those name; and what the cluster says for all of them. Of that, what a user may not read is a
+// warning, and is not known then.
+func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []string, more ...schema.GroupVersionResource) (*inventory, error) {
+	reader, err := s.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, resource := range []schema.GroupVersionResource{namespacesResource, profilesResource} {
+		if err := reader.list(resource, metav1.NamespaceAll); apierrors.IsForbidden(err) {
+			reader.found.partial = true
+			fmt.Fprintf(warnings, "warning: %v: what depends on it is not known\n", err)
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	reader.found.asked = in
+	if len(in) == 0 {
+		in = []string{metav1.NamespaceAll}
+	}
+	for _, namespace := range in {
+		for _, resource := range append([]schema.GroupVersionResource{appsResource, policiesResource, podsResource, servicesResource}, more...) {
+			if err := reader.list(resource, namespace); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if err := reader.follow(in); err != nil {
+		return nil, err
+	}
+	slices.SortStableFunc(reader.found.apps, func(a, b *v1alpha1.AppIsolation) int { // as the operator does
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
+	})
+	return reader.found, nil
+}
+
+func (s *source) connect(ctx context.Context) (*clusterReader, error) {
+	known, err := s.cluster.ToRawKubeConfigLoader().RawConfig()
+	if err != nil {
+		return nil, err
+	}
+	if len(known.Clusters) == 0 && *s.cluster.APIServer == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
+		return nil, errors.New("name files with -f or -k, or a cluster: there is no kubeconfig")
+	}
+	config, err := s.cluster.ToRESTConfig()
+	if err != nil {
+		return nil, err
+	}
+	client, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	found := newInventory()
+	found.live = true
+	return &clusterReader{ctx, client, found}, nil
+}
+
+// clusterReader adds what it reads of a cluster to what is found.
+type clusterReader struct {
+	ctx    context.Context
+	client dynamic.Interface
+	found  *inventory
+}
+
+// list reads the objects of a namespace. A resource that the cluster does not have has none.
+func (r *clusterReader) list(resource schema.GroupVersionResource, namespace string) error {
+	each := func(object runtime.Object) error {
+		return r.found.add(object.(*unstructured.Unstructured), namespace, "")
+	}
+	page := func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+		return r.client.Resource(resource).Namespace(namespace).List(ctx, options)
+	}
+	err := pager.New(page).EachListItem(r.ctx, metav1.ListOptions{}, each)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// follow reads what the applications name outside of these namespaces: other applications, and the API server.
+func (r *clusterReader) follow(namespaces []string) error {
+	elsewhere, usesAPIServer := map[string]bool{}, false
+	isRead := func(namespace string) bool {
+		return slices.Contains(namespaces, namespace) || slices.Contains(namespaces, metav1.NamespaceAll)
+	}
+	for _, app := range r.found.apps {
+		for key := range isolation.NamedApps(app) {
+			elsewhere[key.Namespace] = true
+		}
+		usesAPIServer = usesAPIServer || isolation.UsesAPIServer(app)
+	}
+	for namespace := range elsewhere {
+		if isRead(namespace) {
+			continue
+		}
+		if err := r.list(appsResource, namespace); err != nil {
+			return err
+		}
+	}
+	if !usesAPIServer {
+		return nil
+	}
+	if err := r.list(endpointSlicesResource, metav1.NamespaceDefault); err != nil || isRead(metav1.NamespaceDefault) {
+		return err
+	}
+	return r.list(servicesResource, metav1.NamespaceDefault)
+}

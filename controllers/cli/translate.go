@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	networkingv1 "k8s.io/api/networking/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// translation is an application and what it becomes.
+type translation struct {
+	app      *v1alpha1.AppIsolation
+	model    isolation.Model
+	policies []*networkingv1.NetworkPolicy
+}
+
+// translate translates the applications of the namespaces that are asked for. What keeps a declaration from being true
+// is a warning; what keeps one from being accepted is the error, and then there is no translation of any.
+func (i *inventory) translate(warnings io.Writer) ([]translation, error) {
+	var translations []translation
+	var refused []string
+	for _, app := range i.apps {
+		if !i.asksFor(app.Namespace) {
+			continue
+		}
+		model, problems := isolation.Resolve(app, i.facts(app))
+		translations = append(translations, translation{app, model, model.NetworkPolicies()})
+		for _, problem := range problems {
+			text := fmt.Sprintf("%s: %s", i.where(app, stepsTo(problem)), problem.Message)
+			if problem.Condition == v1alpha1.ConditionAccepted {
+				refused = append(refused, text)
+				continue
+			}
+			fmt.Fprintln(warnings, "warning:", text)
+		}
+	}
+	if len(refused) > 0 {
+		return nil, fmt.Errorf("not accepted:\n%s", strings.Join(refused, "\n"))
+	}
+	return translations, nil
+}
+
+// baselines are the policies of the profiles that namespaces name.
+func (i *inventory) baselines() ([]*networkingv1.NetworkPolicy, error) {
+	var policies []*networkingv1.NetworkPolicy
+	for _, namespace := range slices.Sorted(maps.Keys(i.namespaces)) {
+		name, named := isolation.ProfileName(i.namespaces[namespace])
+		profile := i.profiles[name]
+		if !named || profile == nil || !i.asksFor(namespace) {
+			continue
+		}
+		if errs := isolation.ValidateProfile(profile); len(errs) > 0 {
+			return nil, fmt.Errorf("IsolationProfile %s: %w", name, errs.ToAggregate())
+		}
+		if baseline := isolation.Baseline(profile, namespace); baseline != nil {
+			policies = append(policies, baseline)
+		}
+	}
+	return policies, nil
+}

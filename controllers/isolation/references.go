@@ -1,0 +1,66 @@
+package isolation
+
+import (
+	"iter"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// What an application names is what the facts about it have to tell.
+
+// allPeers are the peers of all ingress and egress entries.
+func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
+	return func(yield func(*v1alpha1.Peer) bool) {
+		for i := range app.Spec.Ingress {
+			for j := range app.Spec.Ingress[i].From {
+				if !yield(&app.Spec.Ingress[i].From[j]) {
+					return
+				}
+			}
+		}
+		for i := range app.Spec.Egress {
+			for j := range app.Spec.Egress[i].To {
+				if !yield(&app.Spec.Egress[i].To[j]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// NamedApps are the applications that an application names as peers.
+func NamedApps(app *v1alpha1.AppIsolation) map[types.NamespacedName]bool {
+	named := map[types.NamespacedName]bool{}
+	for peer := range allPeers(app) {
+		if peer.App != nil {
+			named[AppKey(peer.App, app.Namespace)] = true
+		}
+	}
+	return named
+}
+
+// NamedNamespaces are the namespaces that an application names as peers, and its own.
+func NamedNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
+	named := map[string]bool{app.Namespace: true}
+	for peer := range allPeers(app) {
+		if peer.Namespace != "" {
+			named[string(peer.Namespace)] = true
+		}
+		if peer.App != nil {
+			named[AppKey(peer.App, app.Namespace).Namespace] = true
+		}
+	}
+	return named
+}
+
+// UsesAPIServer says whether an application names the API server as a peer.
+func UsesAPIServer(app *v1alpha1.AppIsolation) bool {
+	for peer := range allPeers(app) {
+		if peer.Entity == v1alpha1.EntityKubeAPIServer {
+			return true
+		}
+	}
+	return false
+}
