@@ -135,7 +135,10 @@ func rulePorts(ports []Port) []networkingv1.NetworkPolicyPort {
 func indexed(direction string, lines []string) []string {
 	var all []string
 	for i, line := range lines {
-		all = append(all, fmt.Sprintf("%s[%d]: %s", direction, i, line))
+		all = append(all, fieldOf(direction, i)+": "+line)
 	}
 	return all
 }
+
+// fieldOf is where a rule of a policy is.
+func fieldOf(direction string, index int) string { return fmt.Sprintf("%s[%d]", direction, index) }

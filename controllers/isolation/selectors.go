@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -69,24 +68,115 @@ func selectorText(selector metav1.LabelSelector) string {
 
 // implies says whether whatever the narrow selector selects, the wide one surely selects too. Both are normal.
 func implies(narrow, wide metav1.LabelSelector) bool {
-	for key, value := range wide.MatchLabels {
-		if own, known := narrow.MatchLabels[key]; !known || own != value {
-			return false
-		}
-	}
-	return !slices.ContainsFunc(wide.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return !demands(narrow, r) })
+	return labelling{selector: narrow}.selectedBy(wide) == yes
 }
 
-// demands says whether a selector demands what a requirement does.
-func demands(selector metav1.LabelSelector, r metav1.LabelSelectorRequirement) bool {
-	if slices.ContainsFunc(selector.MatchExpressions, func(own metav1.LabelSelectorRequirement) bool { return equality.Semantic.DeepEqual(own, r) }) {
-		return true
+// certainty is how sure something is of all pods, or addresses, that are meant. The lesser of two is both, the greater
+// is either.
+type certainty int
+
+const (
+	no certainty = iota
+	perhaps
+	yes
+)
+
+// sure is yes if it can only be so, no if it cannot.
+func sure(can, canNot bool) certainty {
+	switch {
+	case !can:
+		return no
+	case canNot:
+		return perhaps
 	}
-	value, known := selector.MatchLabels[r.Key]
-	listed := slices.Contains(r.Values, value)
-	return map[metav1.LabelSelectorOperator]bool{
-		metav1.LabelSelectorOpIn:     known && listed,
-		metav1.LabelSelectorOpNotIn:  known && !listed,
-		metav1.LabelSelectorOpExists: known,
-	}[r.Operator]
+	return yes
 }
+
+// labelling is what is known of labels: what a selector demands, in its normal form. Known labels are exactly its own.
+type labelling struct {
+	selector metav1.LabelSelector
+	exact    bool
+}
+
+// selectedBy says whether a selector selects them.
+func (l labelling) selectedBy(selector metav1.LabelSelector) certainty {
+	all := yes
+	for key, value := range selector.MatchLabels {
+		all = min(all, l.meets(metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpIn, Values: []string{value}}))
+	}
+	for _, requirement := range selector.MatchExpressions {
+		all = min(all, l.meets(requirement))
+	}
+	return all
+}
+
+func (l labelling) meets(r metav1.LabelSelectorRequirement) certainty {
+	known := l.of(r.Key)
+	switch r.Operator {
+	case metav1.LabelSelectorOpIn:
+		return known.in(r.Values)
+	case metav1.LabelSelectorOpNotIn:
+		return yes - known.in(r.Values)
+	case metav1.LabelSelectorOpExists:
+		return known.exists()
+	case metav1.LabelSelectorOpDoesNotExist:
+		return yes - known.exists()
+	}
+	return no // no selector
+}
+
+// of is what is known of one label.
+func (l labelling) of(key string) label {
+	known := label{mayLack: true, only: l.exact}
+	if value, has := l.selector.MatchLabels[key]; has {
+		known = label{only: true, values: []string{value}}
+	}
+	for _, r := range l.selector.MatchExpressions {
+		if r.Key == key {
+			known = known.narrowed(r)
+		}
+	}
+	return known
+}
+
+// label is what is known of a label: the values that it has one of, or of which it has none; and whether it may be
+// missing.
+type label struct {
+	mayLack bool
+	only    bool
+	values  []string
+}
+
+func (l label) narrowed(r metav1.LabelSelectorRequirement) label {
+	listed := func(value string) bool { return slices.Contains(r.Values, value) }
+	known := func(value string) bool { return slices.Contains(l.values, value) }
+	unlisted := func(value string) bool { return !listed(value) }
+	switch r.Operator {
+	case metav1.LabelSelectorOpIn:
+		if l.only {
+			return label{only: true, values: slices.DeleteFunc(slices.Clone(l.values), unlisted)}
+		}
+		return label{only: true, values: slices.DeleteFunc(slices.Clone(r.Values), known)}
+	case metav1.LabelSelectorOpNotIn:
+		if l.only {
+			return label{l.mayLack, true, slices.DeleteFunc(slices.Clone(l.values), listed)}
+		}
+		return label{l.mayLack, false, slices.Concat(l.values, r.Values)}
+	case metav1.LabelSelectorOpExists:
+		l.mayLack = false
+	case metav1.LabelSelectorOpDoesNotExist:
+		return label{mayLack: l.mayLack, only: true}
+	}
+	return l
+}
+
+func (l label) in(values []string) certainty {
+	listed := func(value string) bool { return slices.Contains(values, value) }
+	unlisted := func(value string) bool { return !listed(value) }
+	if l.only {
+		return sure(slices.ContainsFunc(l.values, listed), l.mayLack || slices.ContainsFunc(l.values, unlisted))
+	}
+	return sure(slices.ContainsFunc(values, func(v string) bool { return !slices.Contains(l.values, v) }), true)
+}
+
+func (l label) exists() certainty { return sure(!l.only || len(l.values) > 0, l.mayLack) }

@@ -1,0 +1,393 @@
+package isolation
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// Reach is judged from NetworkPolicies alone, whoever wrote them: a connection needs the consent of both of its ends. An
+// end that some policy isolates in the connection's direction consents where one of these policies has a rule for it;
+// any other end consents to everything
+// (https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation).
+
+// State is whether a connection passes.
+type State string
+
+const (
+	// Open means that it surely passes.
+	Open State = "Open"
+	// Blocked means that it surely does not.
+	Blocked State = "Blocked"
+	// Unknown means that it depends on what is not known, or differs among those who are meant.
+	Unknown State = "Unknown"
+)
+
+func stateOf(c certainty) State { return [...]State{no: Blocked, perhaps: Unknown, yes: Open}[c] }
+
+// Party is one end of a connection: pods that are alike, addresses outside the cluster, or everybody.
+type Party struct {
+	// Namespace is that of the pods; empty for addresses and everybody.
+	Namespace string
+	// site is what is known of the namespace's labels, pods of the pods'.
+	site, pods labelling
+	// pod is one of the pods, where they are known one by one; alone means that it is the only one. The addresses are
+	// those of all of them.
+	pod       *corev1.Pod
+	alone     bool
+	addresses []netip.Addr
+	// outside is a range of addresses; without a CIDR, and no namespace either, it is everybody.
+	outside Peer
+}
+
+// PodsParty are known pods of one namespace, alike in labels, container ports and network. A namespace of which no
+// labels are known has its name.
+func PodsParty(namespaceLabels map[string]string, pods ...*corev1.Pod) Party {
+	party := siteParty(pods[0].Namespace, namespaceLabels)
+	party.pod, party.alone = pods[0], len(pods) == 1
+	party.pods = labelling{metav1.LabelSelector{MatchLabels: pods[0].Labels}, true}
+	for _, pod := range pods {
+		for _, ip := range pod.Status.PodIPs {
+			if address, err := netip.ParseAddr(ip.IP); err == nil {
+				party.addresses = append(party.addresses, address)
+			}
+		}
+	}
+	return party
+}
+
+// SelectedParty are whatever pods of a namespace a selector selects; an empty one selects all.
+func SelectedParty(namespace string, namespaceLabels map[string]string, selector metav1.LabelSelector) Party {
+	party := siteParty(namespace, namespaceLabels)
+	party.pods = labelling{selector: selector}
+	return party
+}
+
+func siteParty(namespace string, labels map[string]string) Party {
+	if labels == nil {
+		return Party{Namespace: namespace, site: labelling{selector: *namespaceNamed(namespace)}}
+	}
+	return Party{Namespace: namespace, site: labelling{metav1.LabelSelector{MatchLabels: labels}, true}}
+}
+
+// RangeParty are the addresses of a range outside the cluster.
+func RangeParty(cidr netip.Prefix, except ...string) Party {
+	return Party{outside: Peer{CIDR: cidr.Masked().String(), Except: except}}
+}
+
+// Everybody is every pod and every address.
+func Everybody() Party { return Party{} }
+
+// EntityParties are who an entity stands for, and the port that it brings if it does; nobody, if nobody has said.
+// Entities by a namespace's labels are those of the namespaces that are known.
+func EntityParties(entity v1alpha1.Entity, facts Facts) []Party {
+	switch entity {
+	case v1alpha1.EntityAll:
+		return []Party{Everybody()}
+	case v1alpha1.EntityKubeAPIServer:
+		var parties []Party
+		for _, server := range facts.APIServer.Endpoints {
+			address := server.Addr().Unmap()
+			parties = append(parties, RangeParty(netip.PrefixFrom(address, address.BitLen())))
+		}
+		return parties
+	}
+	var parties []Party
+	for _, peer := range entityPeers(facts.Profile, entity) {
+		parties = append(parties, peer.parties(facts.Namespaces)...)
+	}
+	return parties
+}
+
+// parties are who a peer is, as far as namespaces are known.
+func (p Peer) parties(namespaces map[string]map[string]string) []Party {
+	if p.Namespaces == nil {
+		return []Party{{outside: p}}
+	}
+	pods := *cmp.Or(p.Pods, &metav1.LabelSelector{})
+	if name := p.Namespaces.MatchLabels[namespaceNameLabel]; name != "" && len(p.Namespaces.MatchLabels) == 1 && len(p.Namespaces.MatchExpressions) == 0 {
+		return []Party{SelectedParty(name, namespaces[name], pods)}
+	}
+	var parties []Party
+	for _, name := range slices.Sorted(maps.Keys(namespaces)) {
+		if party := SelectedParty(name, namespaces[name], pods); party.site.selectedBy(*p.Namespaces) == yes {
+			parties = append(parties, party)
+		}
+	}
+	return parties
+}
+
+// isPods says whether policies can be about the party at all.
+func (p Party) isPods() bool { return p.Namespace != "" }
+
+// onHostNetwork says whether the party's pods use their nodes' network. What policies do with them is undefined.
+func (p Party) onHostNetwork() bool { return p.pod != nil && p.pod.Spec.HostNetwork }
+
+// In is the party as it takes part in connections of one address family.
+func (p Party) In(address netip.Addr) Party {
+	p.addresses = slices.DeleteFunc(slices.Clone(p.addresses), func(a netip.Addr) bool { return a.Is4() != address.Is4() })
+	return p
+}
+
+// At is the party by one of its addresses alone.
+func (p Party) At(address netip.Addr) Party {
+	p.addresses = []netip.Addr{address}
+	return p
+}
+
+// Network is what NetworkPolicies say together.
+type Network struct{ spoken map[string][]spoken }
+
+// spoken is what one policy says in one direction.
+type spoken struct {
+	policy    *networkingv1.NetworkPolicy
+	direction string
+	grants    []grant
+	lines     []string
+}
+
+// NewNetwork is what these policies say: all of the namespaces that will be asked about.
+func NewNetwork(policies []*networkingv1.NetworkPolicy) Network {
+	n := Network{map[string][]spoken{}}
+	policies = slices.SortedStableFunc(slices.Values(policies), func(a, b *networkingv1.NetworkPolicy) int { return cmp.Compare(a.Name, b.Name) })
+	for _, policy := range policies {
+		for _, direction := range directions(policy) {
+			grants := grantsOf(policy, direction, policy.Namespace)
+			n.spoken[policy.Namespace] = append(n.spoken[policy.Namespace], spoken{policy, direction, grants, linesOf(policy, direction, len(grants))})
+		}
+	}
+	return n
+}
+
+// linesOf are the lines of the declaration that a policy's rules come from, as its annotation says. Nobody's policy but
+// ours has any.
+func linesOf(policy *networkingv1.NetworkPolicy, direction string, rules int) []string {
+	said := map[string]string{}
+	if policy.Labels[LabelManagedBy] != ManagedBy {
+		return make([]string, rules)
+	}
+	for line := range strings.Lines(policy.Annotations[AnnotationRules]) {
+		field, text, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		said[field] = text
+	}
+	lines := make([]string, rules)
+	for i := range lines {
+		lines[i] = said[fieldOf(direction, i)]
+	}
+	return lines
+}
+
+// Verdict is whether connections pass, and what both ends say to them.
+type Verdict struct {
+	State State
+	// Self means that it is a pod's way to itself, which no policy can close, whatever the halves say.
+	Self            bool
+	Egress, Ingress Half
+}
+
+// Half is what one end of a connection says to it.
+type Half struct {
+	State State
+	// Judged means that policies can be about this end. They are about pods; on the host's network it is undefined.
+	Judged, HostNetwork bool
+	// Isolating are the policies that isolate the end, surely or perhaps; none, and it consents to everything.
+	Isolating []*networkingv1.NetworkPolicy
+	// Rules are those that let the connection pass, surely or perhaps.
+	Rules []Rule
+}
+
+// Rule is a rule of a policy.
+type Rule struct {
+	Policy *networkingv1.NetworkPolicy
+	// Field is where it is: ingress[0].
+	Field string
+	// Lines are those of the declaration that it comes from, if it is one of ours.
+	Lines string
+	// Sure means that it surely is about the connection, and its policy about the end.
+	Sure bool
+}
+
+// Judge says whether a party's connections to another, on a port that the other listens on, pass. No port means every
+// port.
+func (n Network) Judge(from, to Party, port Port) Verdict {
+	egress, out := n.half("egress", from, to, port, to)
+	ingress, in := n.half("ingress", to, from, port, to)
+	if from.alone && to.alone && from.pod.Namespace == to.pod.Namespace && from.pod.Name == to.pod.Name {
+		return Verdict{Open, true, egress, ingress}
+	}
+	return Verdict{stateOf(min(out, in)), false, egress, ingress}
+}
+
+// half is what an end says to connections with another.
+func (n Network) half(direction string, end, other Party, port Port, listener Party) (Half, certainty) {
+	half := Half{Judged: end.isPods(), HostNetwork: end.onHostNetwork()}
+	isolated, allowed, closed, open := no, no, true, true
+	for _, s := range n.spoken[end.Namespace] {
+		if s.direction != direction || !half.Judged {
+			continue
+		}
+		selected := end.pods.selectedBy(s.policy.Spec.PodSelector)
+		if selected == no {
+			continue
+		}
+		half.Isolating = append(half.Isolating, s.policy)
+		allows := no
+		for i, grant := range s.grants {
+			if c := grant.about(other, port, listener); c != no {
+				allows = max(allows, c)
+				half.Rules = append(half.Rules, Rule{s.policy, fieldOf(direction, i), s.lines[i], min(selected, c) == yes})
+			}
+		}
+		isolated, allowed = max(isolated, selected), max(allowed, min(selected, allows))
+		closed, open = closed && allows == no, open && allows == yes
+	}
+	result := perhaps
+	switch {
+	case len(half.Isolating) > 0 && half.HostNetwork:
+	case allowed == yes || open: // whichever of these policies select the end, each of them allows it
+		result = yes
+	case isolated == yes && closed:
+		result = no
+	}
+	half.State = stateOf(result)
+	return half, result
+}
+
+// about says whether a grant is for connections with a party, on a port of the listener.
+func (g grant) about(party Party, port Port, listener Party) certainty {
+	peer, listens := no, no
+	if g.peers == nil {
+		peer = yes
+	}
+	for _, p := range g.peers {
+		peer = max(peer, p.holds(party))
+	}
+	if g.ports == nil {
+		listens = yes
+	}
+	for _, p := range g.ports {
+		listens = max(listens, p.isPort(port, listener))
+	}
+	return min(peer, listens)
+}
+
+// holds says whether a rule's peer holds a party.
+func (p Peer) holds(party Party) certainty {
+	switch {
+	case !party.isPods() && party.outside.CIDR == "": // everybody is more than any peer
+		return perhaps
+	case p.Namespaces == nil && p.CIDR == "": // no range that anybody could read
+		return perhaps
+	case !party.isPods():
+		if p.Namespaces != nil {
+			return no
+		}
+		return sure(overlap(p, party.outside), !containsRange(p, party.outside))
+	case p.Namespaces == nil:
+		return p.holdsAddresses(party.addresses)
+	}
+	held := min(party.site.selectedBy(*p.Namespaces), party.pods.selectedBy(*cmp.Or(p.Pods, &metav1.LabelSelector{})))
+	if party.onHostNetwork() {
+		return min(held, perhaps)
+	}
+	return held
+}
+
+// holdsAddresses says whether a range holds the addresses of pods; where none is known, it may.
+func (p Peer) holdsAddresses(addresses []netip.Addr) certainty {
+	held := func(a netip.Addr) bool { return containsRange(p, hostPeer(a)) }
+	out := func(a netip.Addr) bool { return !held(a) }
+	return sure(len(addresses) == 0 || slices.ContainsFunc(addresses, held), len(addresses) == 0 || slices.ContainsFunc(addresses, out))
+}
+
+func hostPeer(address netip.Addr) Peer {
+	return Peer{CIDR: netip.PrefixFrom(address.Unmap(), address.Unmap().BitLen()).String()}
+}
+
+// overlap says whether two ranges may have an address in common.
+func overlap(a, b Peer) bool {
+	one, other := mustParse(a.CIDR), mustParse(b.CIDR)
+	excepted := func(prefix netip.Prefix, by []string) bool {
+		return slices.ContainsFunc(by, func(except string) bool { return inside(prefix, mustParse(except)) })
+	}
+	return one.Overlaps(other) && !excepted(other, a.Except) && !excepted(one, b.Except)
+}
+
+// isPort says whether a rule's port is the one that is asked about, on those who listen. A name means what the pods
+// that listen call so.
+func (p Port) isPort(asked Port, listener Party) certainty {
+	if asked == (Port{}) {
+		return perhaps
+	}
+	if p.Protocol != asked.Protocol {
+		return no
+	}
+	if p == asked {
+		return yes
+	}
+	if p.Port.Type == intstr.Int && asked.Port.Type == intstr.Int {
+		last, askedLast := max(p.Port.IntVal, p.EndPort), max(asked.Port.IntVal, asked.EndPort)
+		return sure(p.Port.IntVal <= askedLast && asked.Port.IntVal <= last, !p.contains(asked))
+	}
+	if !listener.isPods() {
+		return sure(listener.outside.CIDR == "", true) // nobody outside calls a port anything
+	}
+	if listener.pod == nil {
+		return perhaps
+	}
+	return p.isPortOf(asked, listener.pod)
+}
+
+// isPortOf is isPort where one of them is a name, and the pod is known.
+func (p Port) isPortOf(asked Port, pod *corev1.Pod) certainty {
+	meant, can, canNot := p.numbers(pod), false, false
+	for _, number := range asked.numbers(pod) {
+		is := slices.ContainsFunc(meant, func(m Port) bool { return m.contains(number) })
+		can, canNot = can || is, canNot || !is
+	}
+	return sure(can, canNot)
+}
+
+// numbers are what a pod means by a port: more than one, if it gives the name twice.
+func (p Port) numbers(pod *corev1.Pod) []Port {
+	if p.Port.Type == intstr.String {
+		return portsNamed(p.Port.StrVal, p.Protocol, []*corev1.Pod{pod})
+	}
+	return []Port{p}
+}
+
+// Ports are the ports that rules for connections between two parties speak of: every port, if one of them does, or if
+// no policy isolates either.
+func (n Network) Ports(from, to Party) []Port {
+	var ports []Port
+	isolated := false
+	for _, end := range []struct {
+		direction  string
+		own, other Party
+	}{{"egress", from, to}, {"ingress", to, from}} {
+		for _, s := range n.spoken[end.own.Namespace] {
+			if s.direction != end.direction || end.own.pods.selectedBy(s.policy.Spec.PodSelector) == no {
+				continue
+			}
+			isolated = true
+			for _, g := range s.grants {
+				if (grant{peers: g.peers}).about(end.other, Port{}, to) != no {
+					ports = append(ports, g.ports...)
+				}
+			}
+		}
+	}
+	if !isolated || len(ports) == 0 {
+		return []Port{{}}
+	}
+	return sortedUnique(ports)
+}

@@ -1,0 +1,165 @@
+package isolation
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"pgregory.net/rapid"
+
+	"github.com/appisolation/appisolation/test/declared"
+)
+
+// Of pods that are known, everything is known, and it is what the policies mean to a network plugin.
+func TestReachOfKnownPodsIsWhatThePoliciesSay(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w, policies := drawReach(t)
+		e, network := newEvaluator(w), NewNetwork(policies)
+		open := e.open(policies)
+		for i, pair := range e.pairs {
+			pod, other := partyOf(w, pair.pod), partyOf(w, pair.other)
+			for j, c := range e.connections {
+				got := []State{network.Judge(pod, other, portOf(c)).Egress.State, network.Judge(other, pod, portOf(c)).Ingress.State}
+				want := open[2*(i*len(e.connections)+j):][:2]
+				if !slices.Equal(got, []State{openOrBlocked(want[0]), openOrBlocked(want[1])}) {
+					t.Fatalf("%v to %v and back on %v: judged %v, the policies say %v\n%s\n%s", pair.pod, pair.other, c, got, want, w, asText(policies))
+				}
+			}
+		}
+	})
+}
+
+// What is said of pods by a selector holds for each pod that it selects; what is said of a port, whatever its number,
+// for each; and what is said of everybody, of anybody.
+func TestReachOfManyHoldsForEach(t *testing.T) {
+	known := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w, policies := drawReach(t)
+		e, network := newEvaluator(w), NewNetwork(policies)
+		open := e.open(policies)
+		selectors := []metav1.LabelSelector{{}}
+		for i := range w.App().Spec.Tiers {
+			selectors = append(selectors, normalSelector(w.App().Spec.Tiers[i].PodSelector))
+		}
+		for _, i := range declared.Some(t, "pairs", indices(e.pairs), 5, 10) {
+			pair := e.pairs[i]
+			for _, s := range selectors {
+				if !selector(&s)(pair.pod.Labels) {
+					continue
+				}
+				many := SelectedParty(pair.pod.Namespace, w.Namespaces[pair.pod.Namespace], s)
+				for j, c := range e.connections {
+					for _, other := range wider(w, pair.other) {
+						for _, port := range []Port{portOf(c), {}} {
+							got := []State{network.Judge(many, other, port).Egress.State, network.Judge(other, many, port).Ingress.State}
+							for k, is := range open[2*(i*len(e.connections)+j):][:2] {
+								if got[k] == Unknown {
+									continue
+								}
+								known++
+								if got[k] != openOrBlocked(is) {
+									t.Fatalf("pods %s, one of which is %v, and %v on %v (%v): judged %v, the policies say %v\n%s\n%s",
+										selectorText(s), pair.pod, pair.other, c, port, got[k], is, w, asText(policies))
+								}
+							}
+						}
+					}
+				}
+			}
+		}
+	})
+	NewWithT(t).Expect(known).To(BeNumerically(">", 10000), "nothing is known of anybody")
+}
+
+// drawReach is a world, the policies of its applications, and others' beside them.
+func drawReach(t *rapid.T) (declared.World, []*networkingv1.NetworkPolicy) {
+	w := declared.Draw(t)
+	policies := allPolicies(t, w)
+	for i := range rapid.IntRange(0, 3).Draw(t, "foreign") {
+		if len(policies) > 0 {
+			policies = append(policies, somebodys(t, fmt.Sprintf("foreign-%d", i), rapid.SampledFrom(policies).Draw(t, "like")))
+		}
+	}
+	return w, policies
+}
+
+// somebodys is somebody's policy: like one of ours, but for something.
+func somebodys(t *rapid.T, name string, like *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	policy := like.DeepCopy()
+	policy.ObjectMeta = metav1.ObjectMeta{Namespace: policy.Namespace, Name: name}
+	for _, change := range declared.Some(t, "changes", []func(){
+		func() { policy.Spec.PodSelector = metav1.LabelSelector{} },
+		func() { policy.Spec.PolicyTypes = policyTypes[:1] },
+		func() { policy.Spec.PolicyTypes = policyTypes[1:] },
+		func() {
+			policy.Spec.Ingress, policy.Spec.Egress = []networkingv1.NetworkPolicyIngressRule{{}}, []networkingv1.NetworkPolicyEgressRule{{}}
+		},
+		func() {
+			for i := range policy.Spec.Ingress {
+				policy.Spec.Ingress[i].Ports = nil
+			}
+		},
+		func() {
+			for i := range policy.Spec.Egress {
+				policy.Spec.Egress[i].To = nil
+			}
+		},
+	}, 0, 3) {
+		change()
+	}
+	return policy
+}
+
+// partyOf is an endpoint as a party of its own.
+func partyOf(w declared.World, who declared.Endpoint) Party {
+	if who.Namespace == "" {
+		return RangeParty(netip.PrefixFrom(who.Address, who.Address.BitLen()))
+	}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: who.Namespace, Name: who.String(), Labels: who.Labels}}
+	pod.Status.PodIPs = []corev1.PodIP{{IP: who.Address.String()}}
+	var container corev1.Container
+	for name, c := range who.Names {
+		container.Ports = append(container.Ports, corev1.ContainerPort{Name: name, ContainerPort: c.Port, Protocol: corev1.Protocol(c.Protocol)})
+	}
+	pod.Spec.Containers = []corev1.Container{container}
+	return PodsParty(w.Namespaces[who.Namespace], pod)
+}
+
+func indices[T any](list []T) []int {
+	var all []int
+	for i := range list {
+		all = append(all, i)
+	}
+	return all
+}
+
+// wider are parties that an endpoint is one of.
+func wider(w declared.World, who declared.Endpoint) []Party {
+	if who.Namespace != "" {
+		return []Party{SelectedParty(who.Namespace, w.Namespaces[who.Namespace], metav1.LabelSelector{}), Everybody()}
+	}
+	half, err := who.Address.Prefix(who.Address.BitLen() / 2)
+	if err != nil {
+		panic(err)
+	}
+	return []Party{RangeParty(half), Everybody()}
+}
+
+func portOf(c declared.Connection) Port {
+	return Port{Protocol: c.Protocol, Port: intstr.FromInt32(c.Port)}
+}
+
+func openOrBlocked(open bool) State {
+	if open {
+		return Open
+	}
+	return Blocked
+}
+
+func asText(policies []*networkingv1.NetworkPolicy) string { return sortKey(policies) }
