@@ -3,7 +3,6 @@ package cli
 import (
 	"slices"
 
-	"go.yaml.in/yaml/v3"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -42,7 +41,7 @@ type inventory struct {
 
 	byKey  map[types.NamespacedName]*v1alpha1.AppIsolation
 	scopes map[string]*v1alpha1.AppIsolation
-	texts  map[string][]*yaml.Node
+	texts  map[string][]document
 }
 
 // workload is what makes pods: a Deployment, or its like.
@@ -59,7 +58,7 @@ func newInventory() *inventory {
 		sources:  map[*v1alpha1.AppIsolation]string{},
 		profiles: map[string]*v1alpha1.IsolationProfile{}, namespaces: map[string]map[string]string{},
 		byKey: map[types.NamespacedName]*v1alpha1.AppIsolation{}, scopes: map[string]*v1alpha1.AppIsolation{},
-		texts: map[string][]*yaml.Node{},
+		texts: map[string][]document{},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 
@@ -20,35 +21,42 @@ type document struct {
 	root *yaml.Node
 }
 
-// document finds an application in the file that it was read from.
+// document finds an application in the file that it was read from, or in those of the kustomize root.
 func (i *inventory) document(app *v1alpha1.AppIsolation) document {
 	source := i.sources[app]
 	if _, read := i.texts[source]; !read {
 		i.texts[source] = documentsOf(source)
 	}
-	for _, root := range i.texts[source] {
-		if isApp(root, app) {
-			return document{source, root}
+	for _, candidate := range i.texts[source] {
+		if isApp(candidate.root, app) {
+			return candidate
 		}
 	}
 	return document{source: source}
 }
 
-// documentsOf are the documents of a file; none, if it cannot be read again.
-func documentsOf(source string) []*yaml.Node {
-	text, err := os.ReadFile(source) //nolint:gosec // a file that the user names
-	if err != nil {
-		return nil
+// documentsOf are the documents of a file, or of the files in a folder; none, if they cannot be read again.
+func documentsOf(source string) []document {
+	files := []string{source}
+	if info, err := os.Stat(source); err == nil && info.IsDir() {
+		files, _ = filepath.Glob(filepath.Join(source, "*.yaml")) // the pattern is right
 	}
-	var roots []*yaml.Node
-	decoder := yaml.NewDecoder(bytes.NewReader(text))
-	for {
-		var document yaml.Node
-		if err := decoder.Decode(&document); err != nil {
-			return roots // the end, too
+	var documents []document
+	for _, file := range files {
+		text, err := os.ReadFile(file) //nolint:gosec // a file that the user names
+		if err != nil {
+			continue
 		}
-		roots = append(roots, document.Content...)
+		decoder := yaml.NewDecoder(bytes.NewReader(text))
+		for {
+			var node yaml.Node
+			if err := decoder.Decode(&node); err != nil {
+				break // the end, too
+			}
+			documents = append(documents, document{file, node.Content[0]})
+		}
 	}
+	return documents
 }
 
 func isApp(root *yaml.Node, app *v1alpha1.AppIsolation) bool {

@@ -65,9 +65,9 @@ func render(found *inventory, warnings io.Writer) ([]*networkingv1.NetworkPolicy
 	if err != nil {
 		return nil, err
 	}
-	translations, err := found.translate(warnings)
+	translations := found.translate()
 	for _, t := range translations {
 		policies = append(policies, t.policies...)
 	}
-	return policies, err
+	return policies, found.check(translations, warnings)
 }

@@ -18,32 +18,39 @@ type translation struct {
 	app      *v1alpha1.AppIsolation
 	model    isolation.Model
 	policies []*networkingv1.NetworkPolicy
+	problems []isolation.Problem
 }
 
-// translate translates the applications of the namespaces that are asked for. What keeps a declaration from being true
-// is a warning; what keeps one from being accepted is the error, and then there is no translation of any.
-func (i *inventory) translate(warnings io.Writer) ([]translation, error) {
+// translate translates the applications of the namespaces that are asked for.
+func (i *inventory) translate() []translation {
 	var translations []translation
-	var refused []string
 	for _, app := range i.apps {
-		if !i.asksFor(app.Namespace) {
-			continue
+		if i.asksFor(app.Namespace) {
+			model, problems := isolation.Resolve(app, i.facts(app))
+			translations = append(translations, translation{app, model, model.NetworkPolicies(), problems})
 		}
-		model, problems := isolation.Resolve(app, i.facts(app))
-		translations = append(translations, translation{app, model, model.NetworkPolicies()})
-		for _, problem := range problems {
-			text := fmt.Sprintf("%s: %s", i.where(app, stepsTo(problem)), problem.Message)
+	}
+	return translations
+}
+
+// check says what is wrong with translations: what keeps a declaration from being true is a warning, what keeps one
+// from being accepted is the error.
+func (i *inventory) check(translations []translation, warnings io.Writer) error {
+	var refused []string
+	for _, t := range translations {
+		for _, problem := range t.problems {
+			text := fmt.Sprintf("%s: %s", i.where(t.app, stepsTo(problem)), problem.Message)
 			if problem.Condition == v1alpha1.ConditionAccepted {
 				refused = append(refused, text)
-				continue
+			} else {
+				fmt.Fprintln(warnings, "warning:", text)
 			}
-			fmt.Fprintln(warnings, "warning:", text)
 		}
 	}
 	if len(refused) > 0 {
-		return nil, fmt.Errorf("not accepted:\n%s", strings.Join(refused, "\n"))
+		return fmt.Errorf("not accepted:\n%s", strings.Join(refused, "\n"))
 	}
-	return translations, nil
+	return nil
 }
 
 // baselines are the policies of the profiles that namespaces name.

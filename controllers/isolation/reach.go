@@ -2,6 +2,7 @@ package isolation
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
@@ -132,9 +133,32 @@ func (p Party) isPods() bool { return p.Namespace != "" }
 // onHostNetwork says whether the party's pods use their nodes' network. What policies do with them is undefined.
 func (p Party) onHostNetwork() bool { return p.pod != nil && p.pod.Spec.HostNetwork }
 
-// In is the party as it takes part in connections of one address family.
-func (p Party) In(address netip.Addr) Party {
-	p.addresses = slices.DeleteFunc(slices.Clone(p.addresses), func(a netip.Addr) bool { return a.Is4() != address.Is4() })
+// String is who it is, for people.
+func (p Party) String() string {
+	switch {
+	case p.alone:
+		return fmt.Sprintf("pod %s/%s", p.Namespace, p.pod.Name)
+	case p.isPods():
+		return fmt.Sprintf("pods with %s in namespace %s", cmp.Or(selectorText(p.pods.selector), "any labels"), p.Namespace)
+	case p.outside.CIDR != "":
+		return p.outside.CIDR
+	}
+	return "everybody"
+}
+
+// inFamilyOf is the party as it takes part in connections with another: those of pods by addresses of both families use
+// the one that the other has.
+func (p Party) inFamilyOf(other Party) Party {
+	families := map[bool]bool{}
+	for _, address := range other.addresses {
+		families[address.Is4()] = true
+	}
+	if other.outside.CIDR != "" {
+		families[mustParse(other.outside.CIDR).Addr().Is4()] = true
+	}
+	if len(families) == 1 {
+		p.addresses = slices.DeleteFunc(slices.Clone(p.addresses), func(a netip.Addr) bool { return !families[a.Is4()] })
+	}
 	return p
 }
 
@@ -219,6 +243,7 @@ type Rule struct {
 // Judge says whether a party's connections to another, on a port that the other listens on, pass. No port means every
 // port.
 func (n Network) Judge(from, to Party, port Port) Verdict {
+	from, to = from.inFamilyOf(to), to.inFamilyOf(from)
 	egress, out := n.half("egress", from, to, port, to)
 	ingress, in := n.half("ingress", to, from, port, to)
 	if from.alone && to.alone && from.pod.Namespace == to.pod.Namespace && from.pod.Name == to.pod.Name {

@@ -157,7 +157,7 @@ func (r *resolver) flows() []Edge {
 					From:  End{Tier: string(from.Name)},
 					To:    End{Tier: string(to.Name)},
 					Ports: declaredPorts(to, flow.Ports),
-					Line:  fmt.Sprintf("flow %s -> %s", flow.From, flow.To),
+					Line:  lineOfFlow(flow),
 				})
 			}
 		}
