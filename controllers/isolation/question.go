@@ -212,8 +212,14 @@ func Additions(from, to Side, port Port, egress, ingress bool) []Addition {
 	if egress && from.App != nil {
 		additions = append(additions, egressFor(from, to, port))
 	}
-	if ingress && to.App != nil {
-		additions = append(additions, ingressFor(from, to, port))
+	if to.App == nil {
+		return additions
+	}
+	if ingress {
+		return append(additions, ingressFor(from, to, port))
+	}
+	if declares := (Addition{App: to.App}).withPort(to, port); len(additions) > 0 && len(declares.Spec.Tiers) > 0 {
+		additions = append(additions, declares) // egress names the port as that application does
 	}
 	return additions
 }

@@ -256,15 +256,8 @@ func (n Network) Judge(from, to Party, port Port) Verdict {
 func (n Network) half(direction string, end, other Party, port Port, listener Party) (Half, certainty) {
 	half := Half{Judged: end.isPods(), HostNetwork: end.onHostNetwork()}
 	isolated, allowed, closed, open := no, no, true, true
-	for _, s := range n.spoken[end.Namespace] {
-		if s.direction != direction || !half.Judged {
-			continue
-		}
+	for _, s := range n.about(direction, end) {
 		selected := end.pods.selectedBy(s.policy.Spec.PodSelector)
-		if selected == no {
-			continue
-		}
-		half.Isolating = append(half.Isolating, s.policy)
 		allows := no
 		for i, grant := range s.grants {
 			if c := grant.about(other, port, listener); c != no {
@@ -272,6 +265,7 @@ func (n Network) half(direction string, end, other Party, port Port, listener Pa
 				half.Rules = append(half.Rules, Rule{s.policy, fieldOf(direction, i), s.lines[i], min(selected, c) == yes})
 			}
 		}
+		half.Isolating = append(half.Isolating, s.policy)
 		isolated, allowed = max(isolated, selected), max(allowed, min(selected, allows))
 		closed, open = closed && allows == no, open && allows == yes
 	}
@@ -285,6 +279,17 @@ func (n Network) half(direction string, end, other Party, port Port, listener Pa
 	}
 	half.State = stateOf(result)
 	return half, result
+}
+
+// about is what the policies say, in a direction, that surely or perhaps select an end.
+func (n Network) about(direction string, end Party) []spoken {
+	var about []spoken
+	for _, s := range n.spoken[end.Namespace] {
+		if end.isPods() && s.direction == direction && end.pods.selectedBy(s.policy.Spec.PodSelector) != no {
+			about = append(about, s)
+		}
+	}
+	return about
 }
 
 // about says whether a grant is for connections with a party, on a port of the listener.
@@ -390,28 +395,21 @@ func (p Port) numbers(pod *corev1.Pod) []Port {
 	return []Port{p}
 }
 
-// Ports are the ports that rules for connections between two parties speak of: every port, if one of them does, or if
-// no policy isolates either.
+// Ports are the ports that rules for connections between two parties speak of; every port, if none speaks of any.
 func (n Network) Ports(from, to Party) []Port {
 	var ports []Port
-	isolated := false
-	for _, end := range []struct {
-		direction  string
-		own, other Party
-	}{{"egress", from, to}, {"ingress", to, from}} {
-		for _, s := range n.spoken[end.own.Namespace] {
-			if s.direction != end.direction || end.own.pods.selectedBy(s.policy.Spec.PodSelector) == no {
-				continue
-			}
-			isolated = true
+	gather := func(direction string, end, other Party) {
+		for _, s := range n.about(direction, end) {
 			for _, g := range s.grants {
-				if (grant{peers: g.peers}).about(end.other, Port{}, to) != no {
+				if (grant{peers: g.peers}).about(other, Port{}, to) != no {
 					ports = append(ports, g.ports...)
 				}
 			}
 		}
 	}
-	if !isolated || len(ports) == 0 {
+	gather("egress", from, to)
+	gather("ingress", to, from)
+	if len(ports) == 0 {
 		return []Port{{}}
 	}
 	return sortedUnique(ports)

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/declared"
 )
 
@@ -35,38 +36,28 @@ func TestReachOfKnownPodsIsWhatThePoliciesSay(t *testing.T) {
 	})
 }
 
-// What is said of pods by a selector holds for each pod that it selects; what is said of a port, whatever its number,
-// for each; and what is said of everybody, of anybody.
+// What is said of pods by a selector holds for each pod that it selects; what is said of every port, for each; and what
+// is said of everybody, of anybody.
 func TestReachOfManyHoldsForEach(t *testing.T) {
 	known := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w, policies := drawReach(t)
 		e, network := newEvaluator(w), NewNetwork(policies)
 		open := e.open(policies)
-		selectors := []metav1.LabelSelector{{}}
-		for i := range w.App().Spec.Tiers {
-			selectors = append(selectors, normalSelector(w.App().Spec.Tiers[i].PodSelector))
-		}
 		for _, i := range declared.Some(t, "pairs", indices(e.pairs), 5, 10) {
 			pair := e.pairs[i]
-			for _, s := range selectors {
-				if !selector(&s)(pair.pod.Labels) {
-					continue
-				}
-				many := SelectedParty(pair.pod.Namespace, w.Namespaces[pair.pod.Namespace], s)
-				for j, c := range e.connections {
+			for j, c := range e.connections {
+				is := open[2*(i*len(e.connections)+j):][:2]
+				for _, many := range selections(w, pair.pod) {
 					for _, other := range wider(w, pair.other) {
 						for _, port := range []Port{portOf(c), {}} {
 							got := []State{network.Judge(many, other, port).Egress.State, network.Judge(other, many, port).Ingress.State}
-							for k, is := range open[2*(i*len(e.connections)+j):][:2] {
-								if got[k] == Unknown {
-									continue
+							for k := range got {
+								if got[k] != Unknown && got[k] != openOrBlocked(is[k]) {
+									t.Fatalf("%v, one of which is %v, and %v on %v (%v): judged %v, the policies say %v\n%s\n%s",
+										many, pair.pod, pair.other, c, port, got, is, w, asText(policies))
 								}
-								known++
-								if got[k] != openOrBlocked(is) {
-									t.Fatalf("pods %s, one of which is %v, and %v on %v (%v): judged %v, the policies say %v\n%s\n%s",
-										selectorText(s), pair.pod, pair.other, c, port, got[k], is, w, asText(policies))
-								}
+								known += map[bool]int{true: 1}[got[k] != Unknown]
 							}
 						}
 					}
@@ -75,6 +66,51 @@ func TestReachOfManyHoldsForEach(t *testing.T) {
 		}
 	})
 	NewWithT(t).Expect(known).To(BeNumerically(">", 10000), "nothing is known of anybody")
+}
+
+// selections are parties by a selector that a pod is one of.
+func selections(w declared.World, pod declared.Endpoint) []Party {
+	everyPod := metav1.LabelSelector{}
+	parties := []Party{SelectedParty(pod.Namespace, w.Namespaces[pod.Namespace], everyPod)}
+	for i := range w.App().Spec.Tiers {
+		if s := normalSelector(w.App().Spec.Tiers[i].PodSelector); selector(&s)(pod.Labels) {
+			parties = append(parties, SelectedParty(pod.Namespace, w.Namespaces[pod.Namespace], s))
+		}
+	}
+	return parties
+}
+
+// A port by its name is what the pods that listen call so; of pods that are not known, and of one that gives a name
+// twice, that is not one port.
+func TestReachByThePortsName(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web"}}
+	pod.Spec.Containers = []corev1.Container{
+		{Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 80}, {Name: "twice", ContainerPort: 1}}},
+		{Ports: []corev1.ContainerPort{{Name: "twice", ContainerPort: 2}}},
+	}
+	known, selected, outside := PodsParty(nil, pod), SelectedParty("shop", nil, metav1.LabelSelector{}), RangeParty(netip.MustParsePrefix("192.0.2.1/32"))
+	name := func(text string) Port { return Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromString(text)} }
+	number := func(n int32) Port { return Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(n)} }
+	for _, row := range []struct {
+		rule, asked Port
+		listener    Party
+		want        certainty
+	}{
+		{name("http"), number(80), known, yes},
+		{name("http"), number(81), known, no},
+		{name("nosuch"), number(80), known, no},
+		{number(80), name("http"), known, yes},
+		{number(80), name("nosuch"), known, no},
+		{number(1), name("twice"), known, perhaps},
+		{name("twice"), number(2), known, yes},
+		{name("http"), number(80), selected, perhaps},
+		{name("http"), name("http"), selected, yes},
+		{name("http"), number(80), outside, no},
+		{name("http"), number(80), Everybody(), perhaps},
+		{Port{Protocol: v1alpha1.ProtocolUDP, Port: intstr.FromString("http")}, number(80), known, no},
+	} {
+		NewWithT(t).Expect(row.rule.isPort(row.asked, row.listener)).To(Equal(row.want), "%v, asked for %v of %v", row.rule, row.asked, row.listener)
+	}
 }
 
 // drawReach is a world, the policies of its applications, and others' beside them.

@@ -28,11 +28,11 @@ type engine interface {
 type count struct{ apps, connections, open atomic.Int64 }
 
 func (n *count) String() string {
-	return fmt.Sprintf("%d applications, %d connections judged by each of two engines, %d of them open",
+	return fmt.Sprintf("%d applications, %d connections judged by each of two engines and as can does, %d of them open",
 		n.apps.Load(), n.connections.Load(), n.open.Load())
 }
 
-// judge asks both engines about every pair of ends that policies may be about, by addresses of both families, on every
+// judge asks both engines, and what the command "can" judges by, about every pair of ends that policies may be about, by addresses of both families, on every
 // port, and compares their answers with the declaration's. The error shows the first that differs.
 func (n *count) judge(s declared.Sample, policies []networkingv1.NetworkPolicy) error {
 	n.apps.Add(int64(len(s.Apps)))
@@ -44,8 +44,9 @@ func (n *count) judge(s declared.Sample, policies []networkingv1.NetworkPolicy) 
 	if err != nil {
 		return err
 	}
-	cyclonus := newCyclonus(s, policies)
+	cyclonus, reach := newCyclonus(s, policies), newReach(s, policies)
 	for _, pair := range pairs(s) {
+		can := reach.between(pair)
 		for _, c := range s.Connections {
 			want := s.Allowed(pair.from, pair.to, c)
 			gotSIG, err := sig.Allowed(pair.from, pair.to, c)
@@ -60,9 +61,10 @@ func (n *count) judge(s declared.Sample, policies []networkingv1.NetworkPolicy) 
 			if want {
 				n.open.Add(1)
 			}
-			if gotSIG != want || gotCyclonus != want {
-				return fmt.Errorf("%s\n  to %s\n  on %s: the declaration says %s, kube-network-policies %s, cyclonus %s\n%s\n%s",
-					pair.from, pair.to, c, verdict(want), verdict(gotSIG), verdict(gotCyclonus), s, text(policies))
+			gotReach := can(c)
+			if gotSIG != want || gotCyclonus != want || gotReach != state(want) {
+				return fmt.Errorf("%s\n  to %s\n  on %s: the declaration says %s, kube-network-policies %s, cyclonus %s, can %s\n%s\n%s",
+					pair.from, pair.to, c, verdict(want), verdict(gotSIG), verdict(gotCyclonus), gotReach, s, text(policies))
 			}
 		}
 	}

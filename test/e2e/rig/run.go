@@ -155,7 +155,8 @@ func (r *Run) addHost(name string, addrs ...netip.Addr) error {
 	return nil
 }
 
-// Step does what a step says and waits until its conditions and its table hold. The table is what it returns; if it does
+// Step does what a step says and waits until its conditions and its table hold, and asks the command "can" for its
+// opinion. The table is what it returns; if it does
 // not come to hold, the error has it with what is wrong marked, and what the applications' status says.
 func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 	if err := r.act(ctx, step); err != nil {
@@ -180,6 +181,9 @@ func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 		}
 		return nil
 	})
+	if err == nil {
+		err = r.agree(ctx, want)
+	}
 	if err != nil {
 		return table, fmt.Errorf("step %q: %w\n%s", step.Name, err, r.status(ctx))
 	}

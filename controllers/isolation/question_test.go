@@ -1,0 +1,179 @@
+package isolation
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"pgregory.net/rapid"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/declared"
+)
+
+// What somebody is told to add opens the connection, and is accepted.
+func TestAdditionsOpen(t *testing.T) {
+	opened := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w := declared.Draw(t)
+		from := drawSide(t, w, "from", w.App())
+		to := drawSide(t, w, "to", rapid.SampledFrom(w.Apps).Draw(t, "of"))
+		if from.App == nil && to.App == nil {
+			return
+		}
+		port := Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(rapid.Int32Range(1, 9999).Draw(t, "port"))}
+		if to.Tier != nil && len(to.Tier.Ports) > 0 && rapid.Bool().Draw(t, "declared") {
+			port = rapid.SampledFrom(declaredPorts(to.Tier, nil)).Draw(t, "which")
+		}
+		answer := NewNetwork(allOf(w)).Ask(from, to, port)
+		egress, ingress := answer.Verdict.Egress.State == Blocked, answer.Verdict.Ingress.State == Blocked
+		if !egress && !ingress || answer.Verdict.Self {
+			return
+		}
+		additions := Additions(from, to, port, egress, ingress)
+		if !accepted(w, from) || !accepted(w, to) {
+			return // its lines are not in force
+		}
+		for _, a := range additions {
+			add(a)
+			if errs := Validate(a.App); len(errs) > 0 {
+				if len(a.Spec.Tiers) > 0 && strings.Contains(errs[0].Detail, msgPortNames) {
+					return // its first port makes the tier one that "*" means where other ports are named
+				}
+				t.Fatalf("%v\n%s", errs, w)
+			}
+		}
+		if !accepted(w, from) || !accepted(w, to) {
+			return // a guardrail forbids what would open it
+		}
+		again := NewNetwork(allOf(w)).Ask(from, to, port).Verdict
+		if from.App != nil && again.Egress.State == Blocked || to.App != nil && again.Ingress.State == Blocked {
+			t.Fatalf("%v to %v on %v is not open after %+v\n%s", from.Peer, to.Peer, port, additions, w)
+		}
+		opened++
+	})
+	NewWithT(t).Expect(opened).To(BeNumerically(">", 10), "nothing was blocked")
+}
+
+func accepted(w declared.World, s Side) bool {
+	if s.App == nil {
+		return true
+	}
+	_, problems := Resolve(s.App, facts(w, s.App))
+	return !slices.ContainsFunc(problems, func(p Problem) bool { return p.Condition == v1alpha1.ConditionAccepted })
+}
+
+// drawSide is a tier of an application, or sometimes somebody else.
+func drawSide(t *rapid.T, w declared.World, label string, app *v1alpha1.AppIsolation) Side {
+	switch rapid.IntRange(0, 4).Draw(t, label) {
+	case 0:
+		return NamespaceSide("elsewhere", nil, nil)
+	case 1:
+		return EntitySide(v1alpha1.EntityWorld, Facts{}, nil)
+	}
+	if len(app.Spec.Tiers) == 0 || w.Refused[declared.Key(app)] || app.Spec.EffectiveMode() != v1alpha1.ModeEnforce {
+		return NamespaceSide("elsewhere", nil, nil)
+	}
+	tier := &app.Spec.Tiers[rapid.IntRange(0, len(app.Spec.Tiers)-1).Draw(t, label+" tier")]
+	return TierSide(app, tier, w.Namespaces[app.Namespace], nil)
+}
+
+func allOf(w declared.World) []*networkingv1.NetworkPolicy {
+	var all []*networkingv1.NetworkPolicy
+	for _, app := range w.Apps {
+		model, _ := Resolve(app, facts(w, app))
+		all = append(all, model.NetworkPolicies()...)
+	}
+	return all
+}
+
+// add does what an addition says.
+func add(a Addition) {
+	spec := &a.App.Spec
+	for _, lacking := range a.Spec.Tiers {
+		tier := tierNamed(spec, lacking.Name)
+		tier.Ports = append(slices.Clone(tier.Ports), lacking.Ports...)
+	}
+	for i := range spec.Flows {
+		if a.Instead == fmt.Sprintf("spec.flows[%d]", i) {
+			spec.Flows[i] = a.Spec.Flows[0]
+			return
+		}
+	}
+	spec.Flows = append(spec.Flows, a.Spec.Flows...)
+	spec.Ingress = append(spec.Ingress, a.Spec.Ingress...)
+	spec.Egress = append(spec.Egress, a.Spec.Egress...)
+}
+
+// A flow that names its ports gets one more; one that names none needs none.
+func TestAdditionToAFlow(t *testing.T) {
+	app := &v1alpha1.AppIsolation{}
+	app.Namespace, app.Name = "shop", "shop"
+	web, db := tierWith("web"), tierWith("db", "mysql", "admin")
+	app.Spec.Tiers = []v1alpha1.Tier{web, db}
+	ask := func(ports ...v1alpha1.PortName) Addition {
+		app.Spec.Flows = []v1alpha1.Flow{{From: "web", To: "db", Ports: ports}}
+		from, to := TierSide(app, &app.Spec.Tiers[0], nil, nil), TierSide(app, &app.Spec.Tiers[1], nil, nil)
+		port, err := ParsePort("admin", to)
+		NewWithT(t).Expect(err).NotTo(HaveOccurred())
+		if len(ports) == 0 {
+			port.Port = intstr.FromInt32(99)
+		}
+		additions := Additions(from, to, port, true, true)
+		NewWithT(t).Expect(additions).To(HaveLen(1))
+		return additions[0]
+	}
+	g := NewWithT(t)
+	more := ask("mysql")
+	g.Expect(more.Instead).To(Equal("spec.flows[0]"))
+	g.Expect(more.Spec.Flows).To(Equal([]v1alpha1.Flow{{From: "web", To: "db", Ports: []v1alpha1.PortName{"admin", "mysql"}}}))
+	g.Expect(more.Spec.Tiers).To(BeEmpty())
+
+	undeclared := ask()
+	g.Expect(undeclared.Spec.Flows).To(BeEmpty(), "it would take away the other ports")
+	g.Expect(undeclared.Spec.Tiers).To(HaveLen(1))
+	g.Expect(undeclared.Also).To(Equal([]string{"flow web -> db"}))
+	g.Expect(undeclared.Field()).To(Equal("spec.tiers"))
+}
+
+func tierWith(name v1alpha1.TierName, ports ...v1alpha1.PortName) v1alpha1.Tier {
+	tier := v1alpha1.Tier{Name: name, PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": v1alpha1.LabelValue(name)}}}
+	for i, port := range ports {
+		tier.Ports = append(tier.Ports, v1alpha1.TierPort{Name: port, Port: v1alpha1.Port{Port: intstr.FromInt32(int32(3306 + i))}})
+	}
+	return tier
+}
+
+func TestParsePort(t *testing.T) {
+	db := tierWith("db", "mysql")
+	to := Side{Tier: &db}
+	for text, want := range map[string]string{
+		"80": "80/TCP", "53/UDP": "53/UDP", "53/udp": "53/UDP", "8000-8100": "8000-8100/TCP", "mysql": "3306/TCP", "http": "http/TCP", "mysql/UDP": "mysql/UDP",
+		"0": "", "70000": "", "9-8": "", "80/ICMP": "", "": "", "8000-": "", "-1": "", "80/": "80/TCP",
+	} {
+		port, err := ParsePort(text, to)
+		if want == "" {
+			NewWithT(t).Expect(err).To(MatchError(HavePrefix(fmt.Sprintf("port %q: write a number", text))))
+			continue
+		}
+		NewWithT(t).Expect(err).NotTo(HaveOccurred(), text)
+		NewWithT(t).Expect(port.String()).To(Equal(want))
+	}
+}
+
+func TestFieldOf(t *testing.T) {
+	spec := &v1alpha1.AppIsolationSpec{
+		Flows:   []v1alpha1.Flow{{From: "a", To: "b"}, {From: "*", To: "*"}},
+		Ingress: []v1alpha1.Ingress{{Name: "public"}}, Egress: []v1alpha1.Egress{{Name: "x"}, {Name: "pay"}},
+	}
+	for line, want := range map[string]string{
+		"flow a -> b": "spec.flows[0]", "flow * -> *": "spec.flows[1]", "ingress public": "spec.ingress[0]", "egress pay": "spec.egress[1]",
+		"dns": "", "flow b -> a": "", "egress public": "", "": "",
+	} {
+		NewWithT(t).Expect(FieldOf(spec, line)).To(Equal(want), line)
+	}
+}
