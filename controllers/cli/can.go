@@ -310,10 +310,14 @@ func (i *inventory) entitySide(entity v1alpha1.Entity, others string) (isolation
 	name, _ := isolation.ProfileName(i.namespaces[others])
 	facts.Profile = i.profiles[name]
 	side := isolation.EntitySide(entity, facts, i.livePods())
-	if len(side.Parties) == 0 {
+	switch {
+	case len(side.Parties) > 0:
+		return side, nil
+	case entity == v1alpha1.EntityKubeAPIServer:
+		return side, fmt.Errorf("%s: the EndpointSlices of default/kubernetes say where it is, and are not known here", entity)
+	default:
 		return side, fmt.Errorf("%s: nobody has said what it is here: IsolationProfile %s can, or name the namespace or the addresses instead", entity, name)
 	}
-	return side, nil
 }
 
 // livePods are the pods, if they are all that there are.

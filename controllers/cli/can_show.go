@@ -73,7 +73,7 @@ func (r *reply) remarks(answer isolation.Answer) []string {
 		texts = append(texts, "Each node reaches the pods that run on it, whatever policies say.")
 	}
 	if answer.Mixed {
-		texts = append(texts, fmt.Sprintf("Some of these connections are open and some are not. From %s to %s:", answer.From, answer.To))
+		texts = append(texts, fmt.Sprintf("These connections are not all alike. From %s to %s:", answer.From, answer.To))
 	}
 	return texts
 }
