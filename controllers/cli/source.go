@@ -39,9 +39,14 @@ func (s *source) addFlags(flags *pflag.FlagSet) {
 		Filenames: &[]string{}, Kustomize: new(string), Recursive: new(bool),
 	}
 	s.AddFlags(flags)
+	s.addClusterFlags(flags)
+	flags.Lookup("namespace").Usage = "The namespace: of objects in files that name none, or the one to read on the cluster."
+}
+
+// addClusterFlags are the flags of a command that has to do with a cluster only.
+func (s *source) addClusterFlags(flags *pflag.FlagSet) {
 	s.cluster = genericclioptions.NewConfigFlags(true)
 	s.cluster.AddFlags(flags)
-	flags.Lookup("namespace").Usage = "The namespace: of objects in files that name none, or the one to read on the cluster."
 }
 
 // hasFiles says whether files are named, so that no cluster is asked.
@@ -56,8 +61,14 @@ func (s *source) read(ctx context.Context, warnings io.Writer) (*inventory, erro
 	if err != nil {
 		return nil, err
 	}
-	return s.readCluster(ctx, warnings, []string{namespace})
+	found, err := s.readCluster(ctx, warnings, []string{namespace})
+	if errors.Is(err, errNoCluster) {
+		return nil, fmt.Errorf("name files with -f or -k, or a cluster: %w", err)
+	}
+	return found, err
 }
+
+var errNoCluster = errors.New("there is no kubeconfig")
 
 // readFiles reads every object that the commands know, strictly, and passes over all others.
 func (s *source) readFiles() (*inventory, error) {
@@ -105,15 +116,12 @@ var (
 // applications that those name; and what the cluster says for all of them. Of that, what a user may not read is a
 // warning, and is not known then.
 func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []string, more ...schema.GroupVersionResource) (*inventory, error) {
-	reader, err := s.connect(ctx)
+	reader, err := s.connect(ctx, warnings)
 	if err != nil {
 		return nil, err
 	}
 	for _, resource := range []schema.GroupVersionResource{namespacesResource, profilesResource} {
-		if err := reader.list(resource, metav1.NamespaceAll); apierrors.IsForbidden(err) {
-			reader.found.partial = true
-			fmt.Fprintf(warnings, "warning: %v: what depends on it is not known\n", err)
-		} else if err != nil {
+		if err := reader.listIfAllowed(resource, metav1.NamespaceAll); err != nil {
 			return nil, err
 		}
 	}
@@ -137,13 +145,13 @@ func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []strin
 	return reader.found, nil
 }
 
-func (s *source) connect(ctx context.Context) (*clusterReader, error) {
+func (s *source) connect(ctx context.Context, warnings io.Writer) (*clusterReader, error) {
 	known, err := s.cluster.ToRawKubeConfigLoader().RawConfig()
 	if err != nil {
 		return nil, err
 	}
 	if len(known.Clusters) == 0 && *s.cluster.APIServer == "" && os.Getenv("KUBERNETES_SERVICE_HOST") == "" {
-		return nil, errors.New("name files with -f or -k, or a cluster: there is no kubeconfig")
+		return nil, errNoCluster
 	}
 	config, err := s.cluster.ToRESTConfig()
 	if err != nil {
@@ -155,7 +163,7 @@ func (s *source) connect(ctx context.Context) (*clusterReader, error) {
 	}
 	found := newInventory()
 	found.live = true
-	return &clusterReader{ctx, client, found}, nil
+	return &clusterReader{ctx, client, found, warnings}, nil
 }
 
 // clusterReader adds what it reads of a cluster to what is found.
@@ -163,6 +171,19 @@ type clusterReader struct {
 	ctx    context.Context
 	client dynamic.Interface
 	found  *inventory
+	// warnings is where to say what may not be read.
+	warnings io.Writer
+}
+
+// listIfAllowed reads the objects of a namespace, unless the user may not: what others have need not be theirs to see.
+func (r *clusterReader) listIfAllowed(resource schema.GroupVersionResource, namespace string) error {
+	err := r.list(resource, namespace)
+	if !apierrors.IsForbidden(err) {
+		return err
+	}
+	r.found.partial = true
+	fmt.Fprintf(r.warnings, "warning: %v: what depends on it is not known\n", err)
+	return nil
 }
 
 // list reads the objects of a namespace. A resource that the cluster does not have has none.
@@ -196,15 +217,15 @@ func (r *clusterReader) follow(namespaces []string) error {
 		if isRead(namespace) {
 			continue
 		}
-		if err := r.list(appsResource, namespace); err != nil {
+		if err := r.listIfAllowed(appsResource, namespace); err != nil {
 			return err
 		}
 	}
 	if !usesAPIServer {
 		return nil
 	}
-	if err := r.list(endpointSlicesResource, metav1.NamespaceDefault); err != nil || isRead(metav1.NamespaceDefault) {
+	if err := r.listIfAllowed(endpointSlicesResource, metav1.NamespaceDefault); err != nil || isRead(metav1.NamespaceDefault) {
 		return err
 	}
-	return r.list(servicesResource, metav1.NamespaceDefault)
+	return r.listIfAllowed(servicesResource, metav1.NamespaceDefault)
 }
