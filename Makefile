@@ -57,6 +57,7 @@ generate: ## Write what is generated from the API types and the markers in the c
 	$(TOOL) controller-gen paths=./api/... paths=./controllers/... object \
 		crd output:crd:dir=config/crd/bases \
 		rbac:roleName=appisolation-manager output:rbac:dir=config/rbac
+	go run ./hack/schemas config/crd/bases config/crd/schemas
 
 .PHONY: verify
 verify: generate ## Fail if anything generated differs from what is committed

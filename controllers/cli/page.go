@@ -180,7 +180,7 @@ func (e explanation) keptSection() section {
 	if len(s.rows) == 0 {
 		s.notes = []string{"None: nothing of it was accepted so far."}
 	}
-	if !e.isCurrent() {
+	if e.condition(v1alpha1.ConditionAccepted).Status != metav1.ConditionFalse { // else it is said above
 		s.notes = append(s.notes, e.refused...)
 	}
 	return s
