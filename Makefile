@@ -71,10 +71,14 @@ verify: generate ## Fail if anything generated differs from what is committed
 build: ## Compile the operator to bin/manager
 	CGO_ENABLED=0 go build -trimpath -o bin/manager .
 
+.PHONY: krew
+krew: ## Make a release's archives and krew's manifest in dist
+	go run ./hack/krew
+
 .PHONY: controlplane
 controlplane: ## Compile etcd, the API server, the controller manager and kubectl to bin/k8s, once
 	@hack/controlplane/build $(K8S)
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf bin
+	rm -rf bin dist

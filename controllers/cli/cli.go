@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,6 +24,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "appisolation",
 		Short:         "Say once how an application is cut off",
+		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true, // Exit says them, as kubectl does
 	}
@@ -34,6 +36,14 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 		asPlugin(root)
 	}
 	return root
+}
+
+// version is what Go built: the tag of the commit, or what stands for it.
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok {
+		return info.Main.Version
+	}
+	return "unknown"
 }
 
 // asPlugin makes the help speak of the command as kubectl's users type it.

@@ -104,6 +104,7 @@ var _ = Describe("explain", Ordered, ContinueOnFailure, func() {
 		),
 		Entry("an application", `{tiers: [{name: a, podSelector: {matchLabels: {tier: a}}}], flows: [], ingress: [], egress: [{name: ledger, from: [a], to: [{app: {name: nosuch, tier: api}}]}]}`,
 			v1alpha1.FlowClosed,
+			"NAMESPACE/shop is in force, but 2 things need you.",
 			`1. egress "ledger": AppIsolation NAMESPACE/nosuch does not exist`,
 			"egress ledger tier a NAMESPACE/nosuch tier api Closed: AppNotFound",
 		),
