@@ -51,6 +51,7 @@ lint: ## Run the linters
 		echo "golangci-lint in $$module"; \
 		(cd $$module && $(TOOL) golangci-lint run ./...); \
 	done
+	go tool -modfile=hack/actionlint/go.mod actionlint docs/examples/*.yaml
 
 .PHONY: generate
 generate: ## Write what is generated from the API types and the markers in the controllers
