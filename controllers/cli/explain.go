@@ -167,7 +167,7 @@ func values[T any](pointers []*T) []T {
 
 // isCurrent says whether the status speaks of the declaration as it is.
 func (e explanation) isCurrent() bool {
-	return len(e.app.Status.Conditions) > 0 && e.app.Status.ObservedGeneration == e.app.Generation
+	return e.app.Status.ObservedGeneration == e.app.Generation
 }
 
 // condition is what the operator reported of the declaration as it is.

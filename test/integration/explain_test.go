@@ -223,9 +223,14 @@ var _ = Describe("explain without an operator", func() {
 			HavePrefix(app.Namespace+"/shop was in force, and its policies on the cluster are not as declared any more: does the operator run?"+look),
 			ContainSubstring("shop-b is missing"),
 		))
+		edit(app, func() { app.Spec.Mode = v1alpha1.ModeEnforce }) // as before, in so many words
+		Expect(explained(app)(Default)).To(And(
+			ContainSubstring("shop is behind: generation 2, observed 1"),
+			ContainSubstring("dns tier a namespace kube-system, 53/TCP Unknown"),
+		))
 		edit(app, func() { app.Spec.Tiers[0].Name, app.Spec.Flows[0].From = "new", "new" })
 		Expect(explained(app)(Default)).To(And(
-			HavePrefix("The status of "+app.Namespace+"/shop is behind: generation 2, observed 1: the operator has not seen the change yet."+look),
+			HavePrefix("The status of "+app.Namespace+"/shop is behind: generation 3, observed 1: the operator has not seen the change yet."+look),
 			ContainSubstring("dns tier new namespace kube-system, 53/TCP NotWritten: shop-new is missing pods k8s-app=kube-dns 53/UDP"),
 			ContainSubstring("Obsolete, and still there: shop-a."),
 		))
