@@ -104,24 +104,33 @@ func closeObjects(schema node) {
 		schema["additionalProperties"] = false
 	}
 	for key, value := range schema {
-		switch part := value.(type) {
-		case node:
-			if key == "properties" {
-				for _, property := range part {
-					closeObjects(property.(node))
-				}
-			} else {
-				closeObjects(part)
-			}
-		case []any:
-			for _, element := range part {
-				if element, ok := element.(node); ok {
-					closeObjects(element)
-				}
-			}
-		}
 		if strings.HasPrefix(key, "x-kubernetes-") {
 			delete(schema, key)
 		}
+		for _, part := range partsOf(key, value) {
+			closeObjects(part)
+		}
 	}
+}
+
+// partsOf are the schemas that a schema holds under a key.
+func partsOf(key string, value any) []node {
+	var parts []node
+	add := func(value any) {
+		if part, ok := value.(node); ok {
+			parts = append(parts, part)
+		}
+	}
+	list, _ := value.([]any)
+	for _, element := range list {
+		add(element)
+	}
+	if key != "properties" {
+		add(value)
+		return parts
+	}
+	for _, property := range value.(node) {
+		add(property)
+	}
+	return parts
 }
