@@ -37,8 +37,10 @@ func stateOf(c certainty) State { return [...]State{no: Blocked, perhaps: Unknow
 
 // Party is one end of a connection: pods that are alike, addresses outside the cluster, or everybody.
 type Party struct {
-	// Namespace is that of the pods; empty for addresses and everybody.
+	// Namespace is that of the pods; empty for addresses and everybody, and for pods of more than one namespace, which
+	// are somewhere.
 	Namespace string
+	somewhere bool
 	// site is what is known of the namespace's labels, pods of the pods'.
 	site, pods labelling
 	// pod is one of the pods, where they are known one by one; alone means that it is the only one. The addresses are
@@ -115,7 +117,7 @@ func (p Peer) parties(namespaces map[string]map[string]string) []Party {
 		return []Party{{outside: p}}
 	}
 	pods := *cmp.Or(p.Pods, &metav1.LabelSelector{})
-	if name := p.Namespaces.MatchLabels[namespaceNameLabel]; name != "" && len(p.Namespaces.MatchLabels) == 1 && len(p.Namespaces.MatchExpressions) == 0 {
+	if name := p.Namespaces.MatchLabels[namespaceNameLabel]; isNamed(p.Namespaces) {
 		return []Party{SelectedParty(name, namespaces[name], pods)}
 	}
 	var parties []Party
@@ -128,7 +130,7 @@ func (p Peer) parties(namespaces map[string]map[string]string) []Party {
 }
 
 // isPods says whether policies can be about the party at all.
-func (p Party) isPods() bool { return p.Namespace != "" }
+func (p Party) isPods() bool { return p.Namespace != "" || p.somewhere }
 
 // onHostNetwork says whether the party's pods use their nodes' network. What policies do with them is undefined.
 func (p Party) onHostNetwork() bool { return p.pod != nil && p.pod.Spec.HostNetwork }

@@ -48,8 +48,8 @@ func (p Peer) Text() string {
 		return p.rangeText()
 	}
 	text := "namespaces " + selectorText(*p.Namespaces)
-	if name := p.Namespaces.MatchLabels[namespaceNameLabel]; len(p.Namespaces.MatchLabels) == 1 && p.Namespaces.MatchExpressions == nil && name != "" {
-		text = "namespace " + name
+	if isNamed(p.Namespaces) {
+		text = "namespace " + p.Namespaces.MatchLabels[namespaceNameLabel]
 	}
 	if p.Pods != nil {
 		text += ", pods " + selectorText(*p.Pods)

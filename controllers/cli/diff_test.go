@@ -1,0 +1,143 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	. "github.com/onsi/gomega"
+)
+
+const twoTiers = `apiVersion: appisolation.io/v1alpha1
+kind: AppIsolation
+metadata: {name: shop, namespace: shop}
+spec:
+  mode: Enforce
+  tiers:
+  - {name: web, podSelector: {matchLabels: {tier: web}}, ports: [{name: http, port: 80}], dns: Disabled}
+  - {name: db, podSelector: {matchLabels: {tier: db}}, ports: [{name: mysql, port: 3306}], dns: Disabled}
+  flows:
+  - {from: web, to: db}
+  ingress:
+  - {name: public, from: [{entity: World}], to: [web]}
+  egress: []
+`
+
+const legacy = `---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: legacy, namespace: shop}
+spec: {podSelector: {matchLabels: {tier: db}}, policyTypes: [Ingress], ingress: [{from: [{podSelector: {}}]}]}
+`
+
+// written puts texts into files of one folder, and returns their paths.
+func written(t *testing.T, texts ...string) []string {
+	t.Helper()
+	var paths []string
+	for i, text := range texts {
+		path := filepath.Join(t.TempDir(), string(rune('a'+i))+".yaml")
+		NewWithT(t).Expect(os.WriteFile(path, []byte(text), 0o600)).To(Succeed())
+		paths = append(paths, path)
+	}
+	return paths
+}
+
+func TestDiffTellsWhatChanges(t *testing.T) {
+	replaced := func(old, by string) string { return strings.Replace(twoTiers, old, by, 1) }
+	for name, row := range map[string]struct {
+		before, after string
+		// effects are all that is told of who reaches whom; nil, if no policy differs.
+		effects []string
+	}{
+		"nothing":            {twoTiers, twoTiers, nil},
+		"the order of lines": {twoTiers + legacy, strings.TrimPrefix(legacy, "---\n") + "---\n" + twoTiers, nil},
+		"a flow turned round": {twoTiers, replaced("{from: web, to: db}", "{from: db, to: web}"), []string{
+			"opens      shop/shop/db → shop/shop/web:80/TCP",
+			"closes     shop/shop/web → shop/shop/db:3306/TCP",
+		}},
+		"another port": {twoTiers, replaced("port: 3306", "port: 5432"), []string{
+			"opens      shop/shop/web → shop/shop/db:5432/TCP",
+			"closes     shop/shop/web → shop/shop/db:3306/TCP",
+		}},
+		"an entry less": {twoTiers, replaced("ingress:\n  - {name: public, from: [{entity: World}], to: [web]}", "ingress: []"), []string{
+			"closes     World → shop/shop/web:80/TCP",
+		}},
+		"an entry by another name": {twoTiers, replaced("name: public", "name: internet"), []string{}},
+		"a new application": {"", twoTiers, []string{
+			"isolates   shop/shop/db: its ingress and egress is closed but for what is declared",
+			"isolates   shop/shop/web: its ingress and egress is closed but for what is declared",
+			"keeps      World → shop/shop/web:80/TCP",
+			"keeps      shop/shop/web → shop/shop/db:3306/TCP",
+		}},
+		"an application gone": {twoTiers, "", []string{
+			"frees      shop/shop/db: its ingress and egress is no longer isolated, everything is open",
+			"frees      shop/shop/web: its ingress and egress is no longer isolated, everything is open",
+		}},
+		"a new policy of somebody's": {twoTiers, twoTiers + legacy, []string{
+			"may open   namespace shop → shop/shop/db on every port", // from whoever of them is not isolated
+		}},
+		"mode DryRun freezes":   {twoTiers, replaced("Enforce", "DryRun"), nil},
+		"mode DryRun is frozen": {"", replaced("Enforce", "DryRun"), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nothing := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: passed-over}\n---\n"
+			paths := written(t, nothing+row.before, nothing+row.after)
+			out, _, err := run("diff", "-f", paths[1], "--base", paths[0])
+			g := NewWithT(t)
+			g.Expect(err).To(Or(BeNil(), Equal(statusDifferent)))
+			effects, _, _ := strings.Cut(out, "--- ")
+			g.Expect(strings.TrimSpace(effects)).To(Equal(strings.Join(row.effects, "\n")))
+			if row.effects == nil {
+				g.Expect(err).NotTo(HaveOccurred())
+				g.Expect(out).To(BeEmpty())
+				return
+			}
+			g.Expect(err).To(Equal(statusDifferent))
+			g.Expect(out).To(ContainSubstring("\n+++ "))
+		})
+	}
+}
+
+func TestDiffForAPullRequest(t *testing.T) {
+	paths := written(t, twoTiers, strings.Replace(strings.Replace(twoTiers, "public", "internet", 1), "flows:\n  - {from: web, to: db}", "flows: []", 1))
+	out, _, err := run("diff", "-f", paths[1], "--base", paths[0], "-o", "markdown")
+	g := NewWithT(t)
+	g.Expect(err).To(Equal(statusDifferent))
+	g.Expect(out).To(HavePrefix(`| | from | to |
+|---|---|---|
+| **closes** | shop/shop/web | shop/shop/db:3306/TCP |
+
+<details><summary>NetworkPolicies: 0 created, 2 changed, 0 deleted</summary>
+
+` + "```diff\n--- shop/shop-db\n+++ shop/shop-db\n"))
+	g.Expect(out).To(HaveSuffix("```\n\n</details>\n"))
+
+	out, _, err = run("diff", "-f", paths[0], "--base", paths[0], "-o", "markdown")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(out).To(Equal("No NetworkPolicy changes.\n"))
+}
+
+func TestDiffErrors(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/nowhere")
+	paths := written(t, twoTiers, strings.Replace(twoTiers, "to: db", "to: nosuch", 1))
+	for name, row := range map[string]struct {
+		args []string
+		err  string
+	}{
+		"a wrong file":      {[]string{"-f", paths[1], "--base", paths[0]}, "not accepted:\n" + paths[1] + ":10: AppIsolation shop/shop: spec.flows[0].to"},
+		"a wrong base":      {[]string{"-f", paths[0], "--base", paths[1]}, "--base: not accepted:\n" + paths[1] + ":10"},
+		"no file":           {nil, "must specify one of -f and -k"},
+		"no cluster":        {[]string{"-f", paths[0]}, "there is no kubeconfig"},
+		"an unknown output": {[]string{"-f", paths[0], "--base", paths[0], "-o", "html"}, "-o html: write markdown"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, _, err := run(append([]string{"diff"}, row.args...)...)
+			var said bytes.Buffer
+			NewWithT(t).Expect(Exit(err, &said)).To(Equal(2))
+			NewWithT(t).Expect(said.String()).To(ContainSubstring(row.err))
+			NewWithT(t).Expect(out).To(BeEmpty())
+		})
+	}
+}
