@@ -31,7 +31,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
-	root.AddCommand(newRender(streams), newCan(streams), newDiff(streams), newExplain(streams))
+	root.AddCommand(newRender(streams), newDiff(streams), newCan(streams), newGraph(streams), newExplain(streams))
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-") {
 		asPlugin(root)
 	}

@@ -26,6 +26,8 @@ type inventory struct {
 	partial bool
 	// asked are the namespaces that are asked for; none means all.
 	asked []string
+	// named are the applications that are asked for; none means all.
+	named []string
 	// apps are the applications, in the order in which they were read, or on a cluster made.
 	apps []*v1alpha1.AppIsolation
 	// sources are the files that the applications were read from.
@@ -168,6 +170,11 @@ func (i *inventory) addWorkload(w workload) {
 // asksFor says whether a namespace is one of those that are asked for.
 func (i *inventory) asksFor(namespace string) bool {
 	return len(i.asked) == 0 || slices.Contains(i.asked, namespace)
+}
+
+// asksForApp says whether an application is one of those that are asked for.
+func (i *inventory) asksForApp(app *v1alpha1.AppIsolation) bool {
+	return i.asksFor(app.Namespace) && (len(i.named) == 0 || slices.Contains(i.named, app.Name))
 }
 
 // facts are what an application's translation depends on, as far as it is known.

@@ -21,11 +21,11 @@ type translation struct {
 	problems []isolation.Problem
 }
 
-// translate translates the applications of the namespaces that are asked for.
+// translate translates the applications that are asked for.
 func (i *inventory) translate() []translation {
 	var translations []translation
 	for _, app := range i.apps {
-		if i.asksFor(app.Namespace) {
+		if i.asksForApp(app) {
 			model, problems := isolation.Resolve(app, i.facts(app))
 			translations = append(translations, translation{app, model, model.NetworkPolicies(), problems})
 		}

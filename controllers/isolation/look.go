@@ -43,17 +43,23 @@ type View struct {
 // Look compares a model, and the policies that it becomes, with what runs beside it. Each rule sees the whole and speaks
 // of one thing; the first rule that finds something gives a condition its reason.
 func Look(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.NetworkPolicy, seen Seen) View {
-	l := look{
+	l := newLook(app, model, desired, seen)
+	for _, rule := range []func(){l.emptyTiers, l.overlaps, l.servicePorts, l.portNames, l.egressPorts, l.foreignPolicies, l.unisolatedPods} {
+		rule()
+	}
+	return l.view
+}
+
+// newLook knows which pods are in which tier, and has found no problem yet.
+func newLook(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.NetworkPolicy, seen Seen) *look {
+	l := &look{
 		app: app, model: model, desired: desired, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
 		labelled: map[podLabel][]*corev1.Pod{}, inTier: map[string][]*corev1.Pod{}, tiersOf: map[*corev1.Pod][]string{},
 		view: View{Populated: map[string]bool{}},
 	}
 	l.indexPods(seen.Pods)
 	l.sortIntoTiers()
-	for _, rule := range []func(){l.emptyTiers, l.overlaps, l.servicePorts, l.portNames, l.egressPorts, l.foreignPolicies, l.unisolatedPods} {
-		rule()
-	}
-	return l.view
+	return l
 }
 
 // byName is a list in an order of its own: a cache has none.
