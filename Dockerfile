@@ -6,7 +6,7 @@ RUN go mod download
 COPY main.go ./
 COPY api api
 COPY controllers controllers
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags "-s -w" -o /appisolation .
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -tags no_svg -trimpath -ldflags "-s -w" -o /appisolation .
 
 # Nothing but the binary: it talks to the API server only, whose certificate authority the cluster mounts.
 FROM scratch

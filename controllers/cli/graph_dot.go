@@ -19,6 +19,7 @@ func writeDOT(_ context.Context, graph isolation.Graph, out io.Writer) error {
 }
 
 func dotText(graph isolation.Graph) string {
+	graph = nearby(graph)
 	d := dot{ids: map[string]string{}}
 	d.line(0, "digraph appisolation {")
 	d.line(1, `graph [rankdir=LR bgcolor="#ffffff" pad=0.3 nodesep=0.3 ranksep=0.9 fontname="%s" fontsize=12 labelloc=b label=%s]`, dotFont, legend(graph))
@@ -34,23 +35,23 @@ func dotText(graph isolation.Graph) string {
 	for _, arrow := range graph.Arrows {
 		style := dotArrows[arrow.Kind]
 		d.line(1, `%s -> %s [%s label=<%s> tooltip=%s]`, d.id(arrow.From), d.id(arrow.To), style.attributes,
-			htmlLines(style.colour, 10, arrowText(arrow)), quoted(strings.Join(arrow.Because, "\n")))
+			htmlLines(style.colour, 10, arrowText(arrow), "<br/>"), quoted(strings.Join(arrow.Because, "\n")))
 	}
 	d.line(0, "}")
 	return d.text.String()
 }
 
-// dotFont is measured as Helvetica; a browser without it takes the next, which is about as wide.
-const dotFont = "Helvetica,Arial,sans-serif"
+// dotFont is one whose letters Graphviz can measure; the SVG names what a browser takes in its stead.
+const dotFont = "Helvetica"
 
 // arrowStyle is how an arrow of a kind looks, and what it means. No two differ in colour alone.
-type arrowStyle struct{ attributes, colour, sample, legend string }
+type arrowStyle struct{ attributes, colour, legend string }
 
 var dotArrows = map[isolation.ArrowKind]arrowStyle{
 	isolation.ArrowOpen:     {attributes: `color="#3b4a5a"`, colour: "#3b4a5a"},
-	isolation.ArrowHalfOpen: {`color="#b35c00" style=dashed`, "#b35c00", "- - >", "declared at one end only: not open"},
-	isolation.ArrowClosed:   {`color="#b35c00" style=dotted arrowhead=tee`, "#b35c00", "· · |", "it is not known who is meant: not open"},
-	isolation.ArrowForeign:  {`color="#cf222e" penwidth=2.4`, "#cf222e", "━━▸", "opened by somebody else's NetworkPolicy, not declared"},
+	isolation.ArrowHalfOpen: {`color="#b35c00" style=dashed`, "#b35c00", "dashed: declared at one end only, so not open"},
+	isolation.ArrowClosed:   {`color="#b35c00" style=dotted arrowhead=tee`, "#b35c00", "dotted: not known who is meant, so not open"},
+	isolation.ArrowForeign:  {`color="#cf222e" penwidth=2.4`, "#cf222e", "red and thick: not declared, opened by somebody else's NetworkPolicy"},
 }
 
 // boxStyle is how a box looks.
@@ -59,6 +60,7 @@ type boxStyle struct{ attributes, name, text string }
 var (
 	tierStyle    = boxStyle{`fillcolor="#dbe9f9" color="#2f6fab"`, "#10243a", "#3d5a78"}
 	emptyStyle   = boxStyle{`fillcolor="#ececec" color="#8a8a8a" style="rounded,filled,dashed"`, "#5c5c5c", "#6e6e6e"}
+	restStyle    = boxStyle{`fillcolor="#ffffff" color="#2f6fab" style="rounded,filled,dashed"`, "#10243a", "#3d5a78"}
 	outsideStyle = boxStyle{`fillcolor="#fdf3d8" color="#b58a1b"`, "#3d2f06", "#7a621c"}
 )
 
@@ -83,7 +85,7 @@ func (d *dot) id(name string) string {
 func (d *dot) namespace(namespace isolation.NamespaceFrame) {
 	d.line(1, "subgraph cluster_%s {", d.id("namespace/"+namespace.Name))
 	d.line(2, `graph [style="rounded,filled" fillcolor="#f6f8fa" color="#c3cad2" labelloc=t labeljust=l margin=14 label=<%s>]`,
-		htmlLines("#57606a", 11, []string{namespaceText(namespace)}))
+		htmlLines("#57606a", 11, namespaceText(namespace), `<br align="left"/>`))
 	for _, app := range namespace.Applications {
 		d.app(namespace.Name, app)
 	}
@@ -102,13 +104,19 @@ func (d *dot) app(namespace string, app isolation.AppFrame) {
 		d.node(3, id+"/none", "no tiers", nil, emptyStyle)
 	}
 	for _, tier := range app.Tiers {
-		style := tierStyle
-		if tier.Empty || tier.Rest {
-			style = emptyStyle
-		}
-		d.node(3, tier.ID, tier.Name, tierText(tier), style)
+		d.node(3, tier.ID, tier.Name, tierText(tier), styleOf(tier))
 	}
 	d.line(2, "}")
+}
+
+func styleOf(tier isolation.TierBox) boxStyle {
+	switch {
+	case tier.Rest:
+		return restStyle
+	case tier.Empty:
+		return emptyStyle
+	}
+	return tierStyle
 }
 
 func (d *dot) node(depth int, id, name string, lines []string, style boxStyle) {
@@ -117,37 +125,43 @@ func (d *dot) node(depth int, id, name string, lines []string, style boxStyle) {
 
 // legend says what the marks mean that occur; nothing, if every arrow is open.
 func legend(graph isolation.Graph) string {
-	var cells strings.Builder
+	var lines string
 	for _, kind := range []isolation.ArrowKind{isolation.ArrowHalfOpen, isolation.ArrowClosed, isolation.ArrowForeign} {
 		if slices.ContainsFunc(graph.Arrows, func(a isolation.Arrow) bool { return a.Kind == kind }) {
-			style := dotArrows[kind]
-			fmt.Fprintf(&cells, `<td>%s</td>`, htmlLines(style.colour, 10, []string{style.sample + " " + style.legend}))
+			lines += htmlLines(dotArrows[kind].colour, 11, []string{dotArrows[kind].legend, ""}, `<br align="left"/>`)
 		}
 	}
-	if cells.Len() == 0 {
+	if lines == "" {
 		return `""`
 	}
-	return `<<table border="0" cellborder="0" cellspacing="6"><tr>` + cells.String() + "</tr></table>>"
+	return "<<br/>" + lines + ">"
 }
 
 // htmlLabel is a label: a name, and lines in smaller type under it.
 func htmlLabel(nameColour, name, textColour string, lines []string) string {
-	text := fmt.Sprintf(`<font color="%s"><b>%s</b></font>`, nameColour, html.EscapeString(name))
+	text := fmt.Sprintf(`<font color="%s"><b>%s</b></font>`, nameColour, htmlText(name))
 	if len(lines) > 0 {
-		text += "<br/>" + htmlLines(textColour, 10, lines)
+		text += "<br/>" + htmlLines(textColour, 10, lines, "<br/>")
 	}
 	return "<" + text + ">"
 }
 
-func htmlLines(colour string, size int, lines []string) string {
+func htmlLines(colour string, size int, lines []string, end string) string {
 	var escaped []string
 	for _, line := range lines {
-		escaped = append(escaped, html.EscapeString(line))
+		escaped = append(escaped, htmlText(line))
 	}
-	return fmt.Sprintf(`<font color="%s" point-size="%d">%s</font>`, colour, size, strings.Join(escaped, "<br/>"))
+	return fmt.Sprintf(`<font color="%s" point-size="%d">%s</font>`, colour, size, strings.Join(escaped, end))
 }
 
-// quoted is a string of DOT's.
+// htmlText is text for Graphviz' HTML.
+func htmlText(text string) string { return html.EscapeString(harmless(text)) }
+
+// quoted is a string of DOT's, which reads HTML's entities there too.
 func quoted(text string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(text) + `"`
+	return `"` + strings.NewReplacer(`"`, `\"`, "\n", `\n`, "&", "&amp;").Replace(harmless(text)) + `"`
 }
+
+// harmless has a sign that looks like a backslash in its place: Graphviz replaces \N and its like everywhere, however
+// they are escaped. No object on a cluster has one in a name or label.
+func harmless(text string) string { return strings.ReplaceAll(text, `\`, "∖") }

@@ -12,6 +12,7 @@ import (
 // writeMermaid writes a graph for Mermaid (https://mermaid.js.org/syntax/flowchart.html), which GitHub draws in Markdown.
 // IDs are made up: a node called end, or a name with a dash in the wrong place, would break the picture.
 func writeMermaid(_ context.Context, graph isolation.Graph, out io.Writer) error {
+	graph = nearby(graph)
 	m := mermaid{ids: map[string]string{}}
 	m.line(0, "flowchart LR")
 	for _, namespace := range graph.Namespaces {
@@ -19,7 +20,7 @@ func writeMermaid(_ context.Context, graph isolation.Graph, out io.Writer) error
 	}
 	for _, box := range graph.Outside {
 		name, lines := outsideText(box)
-		m.line(1, `%s(["%s"]):::outside`, m.id(box.ID), mermaidText(append([]string{name}, lines...)))
+		m.line(1, `%s("%s"):::outside`, m.id(box.ID), mermaidText(append([]string{name}, lines...)))
 	}
 	styled := map[isolation.ArrowKind][]string{}
 	for i, arrow := range graph.Arrows {
@@ -35,13 +36,15 @@ var mermaidArrows = map[isolation.ArrowKind]string{
 	isolation.ArrowOpen: "-->", isolation.ArrowHalfOpen: "-.->", isolation.ArrowClosed: "-.-x", isolation.ArrowForeign: "==>",
 }
 
-// mermaidClasses have colours for text and ground both, as the page behind may be light or dark.
+// mermaidClasses have colours for text and ground both, as the page behind may be light or dark. An application's frame has
+// no line: Mermaid would draw it through the title of the namespace's.
 var mermaidClasses = []string{
 	"classDef tier fill:#dbe9f9,stroke:#2f6fab,color:#10243a",
 	"classDef empty fill:#e4e4e4,stroke:#8a8a8a,color:#555555,stroke-dasharray:4 3",
+	"classDef rest fill:#ffffff,stroke:#2f6fab,color:#10243a,stroke-dasharray:4 3",
 	"classDef outside fill:#fdf3d8,stroke:#b58a1b,color:#3d2f06",
-	"classDef namespace fill:none,stroke:#8a8a8a,stroke-dasharray:2 3",
-	"classDef app fill:none,stroke:#2f6fab",
+	"classDef namespace fill:none,stroke:#8a8a8a",
+	"classDef app fill:#2f6fab1f,stroke:none",
 }
 
 // mermaidStrokes are the colours of arrows that are not plainly open; they differ in their lines, too.
@@ -69,7 +72,7 @@ func (m *mermaid) id(name string) string {
 
 func (m *mermaid) namespace(namespace isolation.NamespaceFrame) {
 	id := m.id("namespace/" + namespace.Name)
-	m.line(1, `subgraph %s["%s"]`, id, mermaidText([]string{namespaceText(namespace)}))
+	m.line(1, `subgraph %s["%s"]`, id, mermaidText([]string{strings.Join(namespaceText(namespace), " · ")}))
 	for _, app := range namespace.Applications {
 		m.app(namespace.Name, app)
 	}
@@ -91,7 +94,10 @@ func (m *mermaid) app(namespace string, app isolation.AppFrame) {
 }
 
 func tierClass(tier isolation.TierBox) string {
-	if tier.Empty || tier.Rest {
+	switch {
+	case tier.Rest:
+		return "rest"
+	case tier.Empty:
 		return "empty"
 	}
 	return "tier"

@@ -2,18 +2,21 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 // What stands in the boxes of a picture and on its arrows, line by line. It is short: the JSON has the rest.
 
-func namespaceText(frame isolation.NamespaceFrame) string {
+func namespaceText(frame isolation.NamespaceFrame) []string {
+	lines := []string{"namespace " + frame.Name}
 	if frame.DenyRest {
-		return fmt.Sprintf("namespace %s · everything else denied", frame.Name)
+		lines = append(lines, "everything else denied")
 	}
-	return "namespace " + frame.Name
+	return lines
 }
 
 func appText(frame isolation.AppFrame) string {
@@ -34,24 +37,36 @@ func tierText(tier isolation.TierBox) []string {
 
 // outsideText is the name of a box outside, and the lines under it.
 func outsideText(box isolation.OutsideBox) (name string, lines []string) {
+	name = box.Name
 	switch box.Kind {
 	case isolation.OutsideNamespace:
 		lines = []string{"namespace"}
 	case isolation.OutsideNamespaces:
-		lines = []string{"namespaces"}
+		name, lines = "namespaces", wrapped("", parts(box.Name))
+		if box.Name == "" {
+			name = "every namespace"
+		}
 	case isolation.OutsideApp:
 		lines = []string{"tier " + box.Tier}
+	case isolation.OutsideEntity:
+		lines = slices.Clone(entityLines[box.Name])
 	}
-	if box.Pods != "" {
-		lines = append(lines, wrapped("pods ", strings.Split(box.Pods, ","))...)
+	lines = append(lines, wrapped("pods ", parts(box.Pods))...)
+	return name, append(lines, wrapped("less ", firsts(box.Except, 4))...)
+}
+
+// parts are a selector's, each with its comma.
+func parts(selector string) []string {
+	if selector == "" {
+		return nil
 	}
-	if len(box.Except) > 0 {
-		lines = append(lines, wrapped("less ", firsts(box.Except, 4))...)
-	}
-	if box.Kind == isolation.OutsideNamespaces && box.Name == "" {
-		return "every namespace", lines[1:]
-	}
-	return box.Name, lines
+	return strings.SplitAfter(selector, ",")
+}
+
+// entityLines are for entities whose name does not say it all.
+var entityLines = map[string][]string{
+	string(v1alpha1.EntityAll):   {"every pod and address"},
+	string(v1alpha1.EntityWorld): {"outside the cluster"},
 }
 
 // arrowText are the lines on an arrow.
@@ -112,8 +127,11 @@ func firsts(all []string, n int) []string {
 // lineLength is how long a line gets before it is broken.
 const lineLength = 24
 
-// wrapped are words in lines of some length.
+// wrapped are words in lines of some length, if there are any.
 func wrapped(first string, words []string) []string {
+	if len(words) == 0 {
+		return nil
+	}
 	var lines []string
 	line := first
 	for i, word := range words {
@@ -122,8 +140,5 @@ func wrapped(first string, words []string) []string {
 		}
 		line += word + " "
 	}
-	if line = strings.TrimSpace(line); line != "" {
-		lines = append(lines, line)
-	}
-	return lines
+	return append(lines, strings.TrimSpace(line))
 }
