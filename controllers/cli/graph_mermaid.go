@@ -47,9 +47,9 @@ var mermaidClasses = []string{
 	"classDef app fill:#2f6fab1f,stroke:none",
 }
 
-// mermaidStrokes are the colours of arrows that are not plainly open; they differ in their lines, too.
+// mermaidStrokes are the strokes of arrows that are not plainly open; they differ in their lines, too.
 var mermaidStrokes = map[isolation.ArrowKind]string{
-	isolation.ArrowHalfOpen: "#c77700", isolation.ArrowClosed: "#c77700", isolation.ArrowForeign: "#d7263d",
+	isolation.ArrowHalfOpen: "#c77700,stroke-width:2px", isolation.ArrowClosed: "#c77700,stroke-width:2px", isolation.ArrowForeign: "#d7263d",
 }
 
 // mermaid is a text in the making.
@@ -73,6 +73,7 @@ func (m *mermaid) id(name string) string {
 func (m *mermaid) namespace(namespace isolation.NamespaceFrame) {
 	id := m.id("namespace/" + namespace.Name)
 	m.line(1, `subgraph %s["%s"]`, id, mermaidText([]string{strings.Join(namespaceText(namespace), " · ")}))
+	m.line(2, "direction LR") // a frame that no arrow crosses would have its own
 	for _, app := range namespace.Applications {
 		m.app(namespace.Name, app)
 	}
@@ -83,6 +84,7 @@ func (m *mermaid) namespace(namespace isolation.NamespaceFrame) {
 func (m *mermaid) app(namespace string, app isolation.AppFrame) {
 	id := m.id("app/" + namespace + "/" + app.Name)
 	m.line(2, `subgraph %s["%s"]`, id, mermaidText([]string{appText(app)}))
+	m.line(3, "direction LR")
 	if len(app.Tiers) == 0 {
 		m.line(3, `%s["no tiers"]:::empty`, m.id(id+"/none"))
 	}
