@@ -98,8 +98,9 @@ func (i *inventory) graph(names []string, warnings io.Writer) (isolation.Graph, 
 		fmt.Fprintln(warnings, "warning:", err)
 	}
 	var apps []isolation.Pictured
+	beside := i.beside()
 	for _, t := range translations {
-		seen := i.beside(t.app)
+		seen := except(*beside[t.app.Namespace], t.app)
 		apps = append(apps, isolation.Pictured{App: t.app, Facts: i.facts(t.app), Model: t.model, Seen: seen, PodsKnown: i.live || len(seen.Pods) > 0})
 	}
 	return isolation.NewGraph(apps), nil
@@ -121,24 +122,30 @@ func inNamespaces(namespaces []string) string {
 	return " in namespace " + strings.Join(namespaces, ", ")
 }
 
-// beside is what runs beside an application, as far as it is known.
-func (i *inventory) beside(app *v1alpha1.AppIsolation) isolation.Seen {
-	var seen isolation.Seen
-	for _, pod := range i.pods {
-		if pod.Namespace == app.Namespace {
-			seen.Pods = append(seen.Pods, *pod)
+// beside is what runs in each namespace, as far as it is known.
+func (i *inventory) beside() map[string]*isolation.Seen {
+	all := map[string]*isolation.Seen{}
+	in := func(namespace string) *isolation.Seen {
+		if all[namespace] == nil {
+			all[namespace] = &isolation.Seen{}
 		}
+		return all[namespace]
+	}
+	for _, pod := range i.pods {
+		in(pod.Namespace).Pods = append(in(pod.Namespace).Pods, *pod)
 	}
 	for _, policy := range i.policies {
-		if policy.Namespace == app.Namespace {
-			seen.Policies = append(seen.Policies, *policy)
-		}
+		in(policy.Namespace).Policies = append(in(policy.Namespace).Policies, *policy)
 	}
-	for _, other := range i.apps {
-		if other.Namespace == app.Namespace && other != app {
-			seen.Apps = append(seen.Apps, *other)
-		}
+	for _, app := range i.apps {
+		in(app.Namespace).Apps = append(in(app.Namespace).Apps, *app)
 	}
+	return all
+}
+
+// except is what runs beside an application: Seen.Apps are the others.
+func except(seen isolation.Seen, app *v1alpha1.AppIsolation) isolation.Seen {
+	seen.Apps = slices.DeleteFunc(slices.Clone(seen.Apps), func(other v1alpha1.AppIsolation) bool { return other.Name == app.Name })
 	return seen
 }
 
