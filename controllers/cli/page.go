@@ -48,33 +48,48 @@ func (p page) print(out io.Writer) {
 	}
 }
 
-// printTable aligns the cells, each of as many lines as it has.
+// printTable aligns the cells, each of as many lines as it has. (A tabwriter would begin its columns anew under a cell
+// that is shorter than its neighbours.)
 func printTable(out io.Writer, rows [][]cell) {
-	var widths [8]int
+	widths := map[int]int{}
 	for _, row := range rows {
-		for i, c := range row {
-			for _, line := range c {
-				widths[i] = max(widths[i], utf8.RuneCountInString(line))
-			}
+		for column, c := range row {
+			widths[column] = max(widths[column], c.width())
 		}
 	}
 	for _, row := range rows {
-		height := 0
-		for _, c := range row {
-			height = max(height, len(c))
-		}
-		for n := range height {
+		for n := range height(row) {
 			var line strings.Builder
-			for i, c := range row {
-				text := ""
-				if n < len(c) {
-					text = c[n]
-				}
-				fmt.Fprintf(&line, "  %-*s", widths[i], text)
+			for column, c := range row {
+				fmt.Fprintf(&line, "  %-*s", widths[column], c.line(n))
 			}
 			fmt.Fprintln(out, strings.TrimRight(line.String(), " "))
 		}
 	}
+}
+
+func height(row []cell) int {
+	most := 0
+	for _, c := range row {
+		most = max(most, len(c))
+	}
+	return most
+}
+
+func (c cell) width() int {
+	most := 0
+	for _, line := range c {
+		most = max(most, utf8.RuneCountInString(line))
+	}
+	return most
+}
+
+// line is the cell's line of this number; empty if it has fewer.
+func (c cell) line(n int) string {
+	if n < len(c) {
+		return c[n]
+	}
+	return ""
 }
 
 // wrap breaks text between words.
@@ -243,8 +258,7 @@ func (e explanation) flowsSection() section {
 	lines := map[string]bool{}
 	for _, edge := range e.model.Edges {
 		lines[edge.Line] = true
-		row := []cell{{edge.Line}, endCell(edge.From), endCell(edge.To), portsCell(edge.Ports), {e.flowState(edge)}}
-		rows = joinSources(rows, row)
+		rows = joinSources(rows, []cell{{edge.Line}, endCell(edge.From), endCell(edge.To), portsCell(edge.Ports), {e.flowState(edge)}})
 	}
 	for _, entry := range e.entries() {
 		if !lines[entry[0][0]] {
@@ -260,12 +274,11 @@ func (e explanation) flowsSection() section {
 	return s
 }
 
-// joinSources adds a row, or its source to the row before if nothing else differs.
+// joinSources adds a row, or its source to one that differs in nothing else.
 func joinSources(rows [][]cell, row []cell) [][]cell {
-	if len(rows) > 0 {
-		last := rows[len(rows)-1]
-		if slices.Equal(last[0], row[0]) && slices.EqualFunc(last[2:], row[2:], slices.Equal[cell]) {
-			last[1] = append(last[1], row[1]...)
+	for _, known := range rows {
+		if slices.Equal(known[0], row[0]) && slices.EqualFunc(known[2:], row[2:], slices.Equal[cell]) {
+			known[1] = append(known[1], row[1]...)
 			return rows
 		}
 	}

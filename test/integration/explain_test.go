@@ -108,6 +108,8 @@ var _ = Describe("explain", Ordered, ContinueOnFailure, func() {
 			`1. egress "ledger": AppIsolation NAMESPACE/nosuch does not exist`,
 			"egress ledger tier a NAMESPACE/nosuch tier api Closed: AppNotFound",
 		),
+		Entry("nothing, where everybody may talk to everybody", `{tiers: [{name: a, podSelector: {matchLabels: {tier: a}}, ports: [{port: 80}]}, {name: b, podSelector: {matchLabels: {tier: b}}, ports: [{port: 81}]}], flows: [{from: "*", to: "*"}], ingress: [], egress: []}`,
+			v1alpha1.FlowState("Open"), "STATE flow * -> * tier a tier a 80/TCP Open tier b flow * -> * tier a tier b 81/TCP Open tier b dns"),
 		Entry("a tier's pods", twoTiers, v1alpha1.FlowState("Open"), "a none 8080/TCP tier=a shop-a is as declared", "1. tier a selects no pod"),
 	)
 
