@@ -148,14 +148,15 @@ func (f inForce) setting(of *inventory) isolation.Setting {
 	return isolation.Setting{Apps: of.apps, Policies: slices.Collect(maps.Values(f)), Namespaces: of.namespaces}
 }
 
-// between compares files with files.
+// between compares files with files. What is wrong in those before, a change may be about to correct: it is as if it
+// were not there.
 func between(old, files *inventory, warnings io.Writer) (before, after isolation.Setting, err error) {
 	was, errWas := old.allInForce(io.Discard, nil)
-	is, errIs := files.allInForce(warnings, was)
 	if errWas != nil {
-		errWas = fmt.Errorf("--base: %w", errWas)
+		fmt.Fprintln(warnings, "warning: --base:", errWas)
 	}
-	return was.setting(old), is.setting(files), errors.Join(errWas, errIs)
+	is, err := files.allInForce(warnings, was)
+	return was.setting(old), is.setting(files), err
 }
 
 // allInForce are the policies that files lead to. What an application in mode DryRun had before stays.

@@ -119,6 +119,16 @@ func TestDiffForAPullRequest(t *testing.T) {
 	g.Expect(out).To(Equal("No NetworkPolicy changes.\n"))
 }
 
+// A change may be about to correct what is wrong.
+func TestDiffWithAWrongBase(t *testing.T) {
+	paths := written(t, twoTiers, strings.Replace(twoTiers, "to: db", "to: nosuch", 1))
+	out, errOut, err := run("diff", "-f", paths[0], "--base", paths[1])
+	g := NewWithT(t)
+	g.Expect(err).To(Equal(statusDifferent))
+	g.Expect(errOut).To(HavePrefix("warning: --base: not accepted:\n" + paths[1] + ":10: AppIsolation shop/shop: spec.flows[0].to"))
+	g.Expect(out).To(HavePrefix("isolates   shop/shop/db"))
+}
+
 func TestDiffErrors(t *testing.T) {
 	t.Setenv("KUBECONFIG", "/nowhere")
 	paths := written(t, twoTiers, strings.Replace(twoTiers, "to: db", "to: nosuch", 1))
@@ -127,7 +137,6 @@ func TestDiffErrors(t *testing.T) {
 		err  string
 	}{
 		"a wrong file":      {[]string{"-f", paths[1], "--base", paths[0]}, "not accepted:\n" + paths[1] + ":10: AppIsolation shop/shop: spec.flows[0].to"},
-		"a wrong base":      {[]string{"-f", paths[0], "--base", paths[1]}, "--base: not accepted:\n" + paths[1] + ":10"},
 		"no file":           {nil, "must specify one of -f and -k"},
 		"no cluster":        {[]string{"-f", paths[0]}, "there is no kubeconfig"},
 		"an unknown output": {[]string{"-f", paths[0], "--base", paths[0], "-o", "html"}, "-o html: write markdown"},
