@@ -31,7 +31,7 @@ func New(streams genericiooptions.IOStreams) *cobra.Command {
 	root.SetIn(streams.In)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)
-	root.AddCommand(newRender(streams), newDiff(streams), newCan(streams), newGraph(streams), newExplain(streams))
+	root.AddCommand(newRender(streams), newDiff(streams), newCan(streams), newGraph(streams), newExplain(streams), newImport(streams))
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-") {
 		asPlugin(root)
 	}
@@ -49,8 +49,13 @@ func version() string {
 // asPlugin makes the help speak of the command as kubectl's users type it.
 func asPlugin(root *cobra.Command) {
 	root.Annotations = map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl " + root.Name()}
-	for _, command := range root.Commands() {
-		command.Example = strings.ReplaceAll(command.Example, "  "+root.Name()+" ", "  kubectl "+root.Name()+" ")
+	exampleAsPlugin(root, root.Name())
+}
+
+func exampleAsPlugin(command *cobra.Command, name string) {
+	command.Example = strings.NewReplacer("  "+name+" ", "  kubectl "+name+" ", "| "+name+" ", "| kubectl "+name+" ").Replace(command.Example)
+	for _, sub := range command.Commands() {
+		exampleAsPlugin(sub, name)
 	}
 }
 

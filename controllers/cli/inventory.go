@@ -40,6 +40,9 @@ type inventory struct {
 	pods      []*corev1.Pod
 	services  []*corev1.Service
 	workloads []workload
+	// configMaps and ingresses are read of a cluster for import only.
+	configMaps []*corev1.ConfigMap
+	ingresses  []*networkingv1.Ingress
 
 	byKey  map[types.NamespacedName]*v1alpha1.AppIsolation
 	scopes map[string]*v1alpha1.AppIsolation
@@ -84,7 +87,13 @@ var kinds = map[schema.GroupVersionKind]func(i *inventory, object *unstructured.
 	corev1.SchemeGroupVersion.WithKind("Namespace"):           kind((*inventory).addNamespace),
 	corev1.SchemeGroupVersion.WithKind("Service"):             kind((*inventory).addService),
 	corev1.SchemeGroupVersion.WithKind("Pod"):                 kind((*inventory).addPod),
-	discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"):  kind((*inventory).addEndpoints),
+	corev1.SchemeGroupVersion.WithKind("ConfigMap"): kind(func(i *inventory, c *corev1.ConfigMap, _ string) {
+		i.configMaps = append(i.configMaps, c)
+	}),
+	networkingv1.SchemeGroupVersion.WithKind("Ingress"): kind(func(i *inventory, in *networkingv1.Ingress, _ string) {
+		i.ingresses = append(i.ingresses, in)
+	}),
+	discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"): kind((*inventory).addEndpoints),
 	appsv1.SchemeGroupVersion.WithKind("Deployment"): kind(func(i *inventory, d *appsv1.Deployment, _ string) {
 		i.addWorkload(workload{"Deployment", d.ObjectMeta, d.Spec.Selector, d.Spec.Template})
 	}),

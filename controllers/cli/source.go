@@ -52,8 +52,8 @@ func (s *source) addClusterFlags(flags *pflag.FlagSet) {
 // hasFiles says whether files are named, so that no cluster is asked.
 func (s *source) hasFiles() bool { return len(*s.Filenames) > 0 || *s.Kustomize != "" }
 
-// read reads the files, or else the namespace of the cluster.
-func (s *source) read(ctx context.Context, warnings io.Writer) (*inventory, error) {
+// read reads the files, or else the namespace of the cluster, and more of that.
+func (s *source) read(ctx context.Context, warnings io.Writer, more ...schema.GroupVersionResource) (*inventory, error) {
 	if s.hasFiles() {
 		return s.readFiles()
 	}
@@ -61,7 +61,7 @@ func (s *source) read(ctx context.Context, warnings io.Writer) (*inventory, erro
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.readCluster(ctx, warnings, []string{namespace})
+	found, err := s.readCluster(ctx, warnings, []string{namespace}, more...)
 	if errors.Is(err, errNoCluster) {
 		return nil, fmt.Errorf("name files with -f or -k, or a cluster: %w", err)
 	}

@@ -58,8 +58,6 @@ func (d *Draft) note(part, format string, args ...any) {
 
 func tierPart(tier v1alpha1.TierName) string { return "tier " + string(tier) }
 
-func flowPart(from, to v1alpha1.TierName) string { return fmt.Sprintf("flow %s -> %s", from, to) }
-
 // names gives names that are legal, not too long, and each given once.
 type names struct {
 	most  int

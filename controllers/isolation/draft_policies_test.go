@@ -143,7 +143,7 @@ var (
 	}
 	namespaceSelectors = []string{
 		"", namespaceNameLabel + "=shop", namespaceNameLabel + "=finance", "team=retail", namespaceNameLabel + " in (edge,finance)", "team", "!team",
-		namespaceNameLabel + "=finance,team=money",
+		namespaceNameLabel + "=finance,team=retail",
 	}
 )
 
