@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	appsv1 "k8s.io/api/apps/v1"
@@ -13,8 +15,10 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
@@ -116,8 +120,11 @@ func draftPolicies(found *inventory, name string) ([]isolation.Draft, error) {
 	}
 	var drafts []isolation.Draft
 	for _, namespace := range sortedKeys(byNamespace) {
-		profile, _ := isolation.ProfileName(found.namespaces[namespace])
-		drafts = append(drafts, isolation.DraftPolicies(namespace, orNamespace(name, namespace), byNamespace[namespace], found.profiles[profile]))
+		profile, err := found.profile(namespace)
+		if err != nil {
+			return nil, err
+		}
+		drafts = append(drafts, isolation.DraftPolicies(namespace, cmp.Or(name, namespace), byNamespace[namespace], profile))
 	}
 	if drafts == nil {
 		return nil, errors.New("there is no NetworkPolicy to draft from")
@@ -155,21 +162,26 @@ func draftWorkloads(found *inventory, name string) ([]isolation.Draft, error) {
 	return drafts, nil
 }
 
-func orNamespace(name, namespace string) string {
-	if name != "" {
-		return name
+// profile is the one of a namespace; nil if it has none.
+func (i *inventory) profile(namespace string) (*v1alpha1.IsolationProfile, error) {
+	name, _ := isolation.ProfileName(i.namespaces[namespace])
+	profile := i.profiles[name]
+	if profile == nil {
+		return nil, nil
 	}
-	return namespace
+	if errs := isolation.ValidateProfile(profile); len(errs) > 0 {
+		return nil, fmt.Errorf("IsolationProfile %s: %w", name, errs.ToAggregate())
+	}
+	return profile, nil
 }
 
-// writeDrafts writes drafts as YAML.
+// writeDrafts writes drafts as YAML, with what speaks against them where they are meant to be.
 func writeDrafts(out io.Writer, command string, found *inventory, drafts []isolation.Draft) error {
 	for n, draft := range drafts {
-		if other := found.byKey[keyOf(draft.App)]; other != nil {
-			draft.Notes = append([]isolation.Note{{
-				Text: fmt.Sprintf("an AppIsolation %s is here already: give this another name with --name, or merge the two", other.Name),
-			}}, draft.Notes...)
+		if wrong := validation.IsDNS1123Subdomain(draft.App.Name); len(wrong) > 0 {
+			return fmt.Errorf("--name %s: %s", draft.App.Name, strings.Join(wrong, "; "))
 		}
+		draft.Notes = append(obstacles(found, draft.App), draft.Notes...)
 		text, err := draftText(command, draft)
 		if err != nil {
 			return err
@@ -182,4 +194,21 @@ func writeDrafts(out io.Writer, command string, found *inventory, drafts []isola
 		}
 	}
 	return nil
+}
+
+// obstacles are what speaks against an application that is not there yet: another of its name, or its profile.
+func obstacles(found *inventory, app *v1alpha1.AppIsolation) []isolation.Note {
+	var notes []isolation.Note
+	if other := found.byKey[keyOf(app)]; other != nil {
+		notes = append(notes, isolation.Note{
+			Text: fmt.Sprintf("an AppIsolation %s is here already: give this another name with --name, or merge the two", other.Name),
+		})
+	}
+	_, problems := isolation.Resolve(app, found.facts(app))
+	for _, problem := range problems {
+		if problem.Condition == v1alpha1.ConditionAccepted && problem.Reason != v1alpha1.ReasonInvalid { // the draft tells of that itself
+			notes = append(notes, isolation.Note{Text: "it would not be accepted: " + problem.Message})
+		}
+	}
+	return notes
 }

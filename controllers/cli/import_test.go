@@ -132,12 +132,19 @@ func TestImportSaysWhatIsWrong(t *testing.T) {
 		args []string
 		err  string
 	}{
-		"no policy":                 {[]string{"policies", "-f", write("none.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")}, "there is no NetworkPolicy to draft from"},
-		"no workload":               {[]string{"workloads", "-f", filepath.Join(dir, "none.yaml")}, "there is no Deployment, StatefulSet, DaemonSet, Job or CronJob to draft from"},
-		"no file and no cluster":    {[]string{"policies"}, "name files with -f or -k, or a cluster: there is no kubeconfig"},
-		"no file of flows":          {[]string{"flows"}, "name a file of flows with -f"},
-		"a line that is no flow":    {[]string{"flows", "-f", write("wrong.jsonl", "\n{}\nFeb 01 00:00:00.000: shop/web -> shop/api\n")}, "wrong.jsonl:3: this is no flow of Hubble's"},
-		"nothing but other events":  {[]string{"flows", "-f", write("events.jsonl", `{"lost_events":{}}`)}, "there is no connection to draft from:\n1 passed over: no flow but another event"},
+		"no policy":                {[]string{"policies", "-f", write("none.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")}, "there is no NetworkPolicy to draft from"},
+		"no workload":              {[]string{"workloads", "-f", filepath.Join(dir, "none.yaml")}, "there is no Deployment, StatefulSet, DaemonSet, Job or CronJob to draft from"},
+		"no file and no cluster":   {[]string{"policies"}, "name files with -f or -k, or a cluster: there is no kubeconfig"},
+		"no file of flows":         {[]string{"flows"}, "name a file of flows with -f"},
+		"a line that is no flow":   {[]string{"flows", "-f", write("wrong.jsonl", "\n{}\nFeb 01 00:00:00.000: shop/web -> shop/api\n")}, "wrong.jsonl:3: this is no flow of Hubble's"},
+		"nothing but other events": {[]string{"flows", "-f", write("events.jsonl", `{"lost_events":{}}`)}, "there is no connection to draft from:\n1 passed over: no flow but another event"},
+		"a name that is none": {
+			[]string{"policies", "--name", "My App", "-f", "testdata/import/policies-kept/in.yaml"}, "--name My App: a lowercase RFC 1123 subdomain",
+		},
+		"a wrong profile": {
+			[]string{"policies", "-f", "testdata/import/policies-kept/in.yaml", "-f", write("profile.yaml", "{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: default}, spec: {dns: [{ipBlock: {cidr: x}, ports: [{port: 53}]}]}}")},
+			"IsolationProfile default: spec.dns[0].ipBlock.cidr",
+		},
 		"a draft from what is gone": {[]string{"flows", "-f", filepath.Join(dir, "gone")}, "no such file"},
 		"a field that nobody knows": {[]string{"policies", "-f", write("typo.yaml", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, spec: {podSelecter: {}}}")}, `typo.yaml: NetworkPolicy a: strict decoding error: unknown field "spec.podSelecter"`},
 	} {

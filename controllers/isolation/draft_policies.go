@@ -48,6 +48,9 @@ func DraftPolicies(namespace, name string, policies []*networkingv1.NetworkPolic
 		}
 	}
 	slices.Sort(draft.Replaces)
+	if len(said) == 0 {
+		draft.note("", "nothing of this can be said: the AppIsolation is empty")
+	}
 	return draft
 }
 
