@@ -208,6 +208,8 @@ func (s *sketch) connect(direction v1alpha1.Direction, tier *sketchTier, other P
 		if other.isPod() {
 			peer.PodSelector = draftedSelector(metav1.LabelSelector{MatchLabels: other.identity()})
 			name += "-" + nameOf(other.Labels, other.Workload)
+		} else {
+			why += ", by a pod without labels that stay: this is its whole namespace"
 		}
 		s.entry(direction, name, tier, peer).add(ports, fmt.Sprintf("%s: %s", portName(port), why))
 	case other.Entity == v1alpha1.EntityKubeAPIServer && direction == v1alpha1.DirectionEgress: // it brings its ports

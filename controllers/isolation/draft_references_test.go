@@ -12,8 +12,12 @@ import (
 func TestReferencesAreHostsAndNotWords(t *testing.T) {
 	services := map[types.NamespacedName]*corev1.Service{}
 	for _, key := range []types.NamespacedName{
-		{Namespace: "shop", Name: "db"}, {Namespace: "shop", Name: "api"}, {Namespace: "shop", Name: "redis"}, {Namespace: "shop", Name: "my-db"},
-		{Namespace: "finance", Name: "ledger"}, {Namespace: "com", Name: "example"},
+		{Namespace: "shop", Name: "db"},
+		{Namespace: "shop", Name: "api"},
+		{Namespace: "shop", Name: "redis"},
+		{Namespace: "shop", Name: "my-db"},
+		{Namespace: "finance", Name: "ledger"},
+		{Namespace: "com", Name: "example"},
 	} {
 		services[key] = &corev1.Service{}
 	}

@@ -1,0 +1,100 @@
+package isolation
+
+import (
+	"slices"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"pgregory.net/rapid"
+	"sigs.k8s.io/yaml"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/declared"
+)
+
+// seenConnection is one that was seen: from one end to the other.
+type seenConnection struct {
+	from, to declared.Endpoint
+	declared.Connection
+	dropped bool
+}
+
+// What was seen is open, and nothing else: between the pods of the two groups, on that port.
+func TestDraftOfConnectionsOpensWhatWasSeen(t *testing.T) {
+	everybody := slices.Concat(declared.OwnPods(), declared.OtherPods(), declared.Addresses())
+	rapid.Check(t, func(t *rapid.T) {
+		var seen []seenConnection
+		var connections []Connection
+		for range rapid.IntRange(1, 12).Draw(t, "seen") {
+			s := seenConnection{
+				from: rapid.SampledFrom(everybody).Draw(t, "from"), to: rapid.SampledFrom(declared.OwnPods()).Draw(t, "to"),
+				Connection: rapid.SampledFrom(declared.Connections()).Draw(t, "connection"), dropped: rapid.SampledFrom([]bool{false, false, true}).Draw(t, "dropped"),
+			}
+			if rapid.Bool().Draw(t, "out") {
+				s.from, s.to = s.to, s.from
+			}
+			seen = append(seen, s)
+			connections = append(connections, Connection{
+				From: partyOf(s.from), To: partyOf(s.to), Port: Port{Protocol: s.Protocol, Port: intstr.FromInt32(s.Port)}, Dropped: s.dropped,
+			})
+		}
+		drafts, untold := DraftConnections(connections, []string{"shop"}, "")
+		if len(drafts) == 0 {
+			NewWithT(t).Expect(untold).NotTo(BeEmpty())
+			return
+		}
+		model, problems := Resolve(drafts[0].App, Facts{Partial: true})
+		text, _ := yaml.Marshal(drafts)
+		NewWithT(t).Expect(problems).To(BeEmpty(), string(text))
+
+		e := newEvaluator(declared.World{Namespaces: draftWorld})
+		open := e.open(model.NetworkPolicies())
+		var tiers []func(map[string]string) bool
+		for n := range model.Tiers {
+			tiers = append(tiers, selector(&model.Tiers[n].Selector))
+		}
+		for i, pair := range e.pairs {
+			if !slices.ContainsFunc(tiers, func(selects func(map[string]string) bool) bool { return selects(pair.pod.Labels) }) {
+				continue // open to everything
+			}
+			for j, c := range e.connections {
+				got := open[2*(i*len(e.connections)+j):][:2]
+				want := []bool{wasSeen(seen, pair.pod, pair.other, c, true), wasSeen(seen, pair.other, pair.pod, c, false)}
+				if !slices.Equal(got, want) {
+					t.Fatalf("%v to %v and back on %v: the draft says %v, seen was %v\n%s", pair.pod, pair.other, c, got, want, text)
+				}
+			}
+		}
+	})
+}
+
+func partyOf(e declared.Endpoint) Party {
+	if e.Namespace == "" {
+		return Party{Address: e.Address.String()}
+	}
+	return Party{Namespace: e.Namespace, Labels: e.Labels, Workload: "some"}
+}
+
+// wasSeen says whether a connection like this was let through. A pod of the application that nobody can name, having no
+// labels, has no tier, and so is not the near end of one; neither is DNS between others.
+func wasSeen(seen []seenConnection, from, to declared.Endpoint, c declared.Connection, out bool) bool {
+	return slices.ContainsFunc(seen, func(s seenConnection) bool {
+		near, far := s.from, s.to
+		if !out {
+			near, far = far, near
+		}
+		isDNS := out && far.Namespace == "kube-system" && far.Labels["k8s-app"] == "kube-dns" && s.Port == 53 && s.Protocol != v1alpha1.ProtocolSCTP
+		same := s.Connection == c || isDNS && c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP
+		named := near.Namespace == "shop" && partyOf(near).isPod()
+		return !s.dropped && same && named && isLike(from, s.from) && isLike(to, s.to)
+	})
+}
+
+// isLike says whether an end is of the group of one that was seen.
+func isLike(e, seen declared.Endpoint) bool {
+	if seen.Namespace == "" {
+		return e.Namespace == "" && e.Address == seen.Address
+	}
+	return e.Namespace == seen.Namespace && contains(e.Labels, partyOf(seen).identity())
+}
