@@ -22,19 +22,10 @@ type seenConnection struct {
 
 // What was seen is open, and nothing else: between the pods of the two groups, on that port.
 func TestDraftOfConnectionsOpensWhatWasSeen(t *testing.T) {
-	everybody := slices.Concat(declared.OwnPods(), declared.OtherPods(), declared.Addresses())
 	rapid.Check(t, func(t *rapid.T) {
-		var seen []seenConnection
+		seen := drawSeen(t)
 		var connections []Connection
-		for range rapid.IntRange(1, 12).Draw(t, "seen") {
-			s := seenConnection{
-				from: rapid.SampledFrom(everybody).Draw(t, "from"), to: rapid.SampledFrom(declared.OwnPods()).Draw(t, "to"),
-				Connection: rapid.SampledFrom(declared.Connections()).Draw(t, "connection"), dropped: rapid.SampledFrom([]bool{false, false, true}).Draw(t, "dropped"),
-			}
-			if rapid.Bool().Draw(t, "out") {
-				s.from, s.to = s.to, s.from
-			}
-			seen = append(seen, s)
+		for _, s := range seen {
 			connections = append(connections, Connection{
 				From: partyOf(s.from), To: partyOf(s.to), Port: Port{Protocol: s.Protocol, Port: intstr.FromInt32(s.Port)}, Dropped: s.dropped,
 			})
@@ -69,6 +60,23 @@ func TestDraftOfConnectionsOpensWhatWasSeen(t *testing.T) {
 	})
 }
 
+// drawSeen draws connections of which one end is in the application's namespace.
+func drawSeen(t *rapid.T) []seenConnection {
+	everybody := slices.Concat(declared.OwnPods(), declared.OtherPods(), declared.Addresses())
+	var seen []seenConnection
+	for range rapid.IntRange(1, 12).Draw(t, "seen") {
+		s := seenConnection{
+			from: rapid.SampledFrom(everybody).Draw(t, "from"), to: rapid.SampledFrom(declared.OwnPods()).Draw(t, "to"),
+			Connection: rapid.SampledFrom(declared.Connections()).Draw(t, "connection"), dropped: rapid.SampledFrom([]bool{false, false, true}).Draw(t, "dropped"),
+		}
+		if rapid.Bool().Draw(t, "out") {
+			s.from, s.to = s.to, s.from
+		}
+		seen = append(seen, s)
+	}
+	return seen
+}
+
 func partyOf(e declared.Endpoint) Party {
 	if e.Namespace == "" {
 		return Party{Address: e.Address.String()}
@@ -76,20 +84,24 @@ func partyOf(e declared.Endpoint) Party {
 	return Party{Namespace: e.Namespace, Labels: e.Labels, Workload: "some"}
 }
 
-// wasSeen says whether a connection like this was let through. A pod of the application that nobody can name, having no
-// labels, has no tier, and so is not the near end of one; neither is DNS between others.
+// wasSeen says whether a connection like this was let through, and its near end, which has to say so, can be named.
 func wasSeen(seen []seenConnection, from, to declared.Endpoint, c declared.Connection, out bool) bool {
 	return slices.ContainsFunc(seen, func(s seenConnection) bool {
-		near, far := s.from, s.to
-		if !out {
-			near, far = far, near
+		near := s.to
+		if out {
+			near = s.from
 		}
-		isDNS := out && far.Namespace == "kube-system" && far.Labels["k8s-app"] == "kube-dns" && s.Port == 53 && s.Protocol != v1alpha1.ProtocolSCTP
-		same := s.Connection == c || isDNS && c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP
-		named := near.Namespace == "shop" && partyOf(near).isPod()
-		return !s.dropped && same && named && isLike(from, s.from) && isLike(to, s.to)
+		same := s.Connection == c || out && s.isDNS() && isNamePort(c)
+		return !s.dropped && same && near.Namespace == "shop" && partyOf(near).isPod() && isLike(from, s.from) && isLike(to, s.to)
 	})
 }
+
+// isDNS says whether it is one of the connections that dns: Enabled opens, all together.
+func (s seenConnection) isDNS() bool {
+	return s.to.Namespace == "kube-system" && s.to.Labels["k8s-app"] == "kube-dns" && isNamePort(s.Connection)
+}
+
+func isNamePort(c declared.Connection) bool { return c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP }
 
 // isLike says whether an end is of the group of one that was seen.
 func isLike(e, seen declared.Endpoint) bool {
