@@ -101,7 +101,9 @@ func (s seenConnection) isDNS() bool {
 	return s.to.Namespace == "kube-system" && s.to.Labels["k8s-app"] == "kube-dns" && isNamePort(s.Connection)
 }
 
-func isNamePort(c declared.Connection) bool { return c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP }
+func isNamePort(c declared.Connection) bool {
+	return c.Port == 53 && c.Protocol != v1alpha1.ProtocolSCTP
+}
 
 // isLike says whether an end is of the group of one that was seen.
 func isLike(e, seen declared.Endpoint) bool {
