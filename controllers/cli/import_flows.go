@@ -68,7 +68,7 @@ Lines that say nothing are counted, and the header says why.`,
 
 // hubbleReader gathers connections from what Hubble writes.
 type hubbleReader struct {
-	connections []isolation.Connection
+	connections []isolation.SeenConnection
 	// skipped counts the flows that are no connection to draft, by the reason.
 	skipped map[string]int
 }
@@ -154,7 +154,7 @@ func (r *hubbleReader) readLine(line []byte) error {
 		return nil
 	}
 	port, _ := flow.port()
-	r.connections = append(r.connections, isolation.Connection{
+	r.connections = append(r.connections, isolation.SeenConnection{
 		From:    flow.Source.party(flow.IP.Source, flow.SourceNames),
 		To:      flow.Destination.party(flow.IP.Destination, flow.DestinationNames),
 		Port:    port,
@@ -258,16 +258,16 @@ func (e *hubbleEndpoint) isKnown() bool {
 	})
 }
 
-func (e *hubbleEndpoint) party(address string, names []string) isolation.Party {
+func (e *hubbleEndpoint) party(address string, names []string) isolation.SeenEnd {
 	if e.Namespace == "" {
 		for _, known := range hubbleEntities {
 			if e.is(known.reserved) {
-				return isolation.Party{Entity: known.entity}
+				return isolation.SeenEnd{Entity: known.entity}
 			}
 		}
-		return isolation.Party{Address: address, Names: names}
+		return isolation.SeenEnd{Address: address, Names: names}
 	}
-	party := isolation.Party{Namespace: e.Namespace, Labels: map[string]string{}}
+	party := isolation.SeenEnd{Namespace: e.Namespace, Labels: map[string]string{}}
 	for _, label := range e.Labels {
 		key, value, _ := strings.Cut(strings.TrimPrefix(label, "k8s:"), "=")
 		ofCilium := strings.Contains(key, ":") || strings.HasPrefix(key, "io.kubernetes.") || strings.HasPrefix(key, "io.cilium.")

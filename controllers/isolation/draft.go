@@ -16,9 +16,9 @@ import (
 
 // Draft is an AppIsolation made from what exists, for a person to read before it is in force.
 //
-//	NetworkPolicies ──DraftPolicies──┐
-//	workloads, Services ──Workloads──┼──► Draft
-//	observed connections ──Observed──┘
+//	NetworkPolicies ────DraftPolicies────┐
+//	workloads, Services ─DraftWorkloads──┼──► Draft
+//	connections seen ───DraftConnections─┘
 type Draft struct {
 	// App is in mode DryRun: applied unread, it changes nothing.
 	App *v1alpha1.AppIsolation
@@ -58,20 +58,22 @@ func (d *Draft) note(part, format string, args ...any) {
 
 func tierPart(tier v1alpha1.TierName) string { return "tier " + string(tier) }
 
-// names gives names that are legal, not too long, and each given once.
-type names struct {
+// givenNames gives names that are legal, not too long, and each given once.
+type givenNames struct {
 	most  int
 	given sets.Set[string]
 }
 
-func newNames(most int, reserved ...string) names { return names{most, sets.New(reserved...)} }
+func newNames(most int, reserved ...string) givenNames {
+	return givenNames{most, sets.New(reserved...)}
+}
 
-func tierNames() names { return newNames(maxTierName, DefaultDeny) }
+func tierNames() givenNames { return newNames(maxTierName, DefaultDeny) }
 
-func entryNames() names { return newNames(validation.DNS1123LabelMaxLength) }
+func entryNames() givenNames { return newNames(validation.DNS1123LabelMaxLength) }
 
 // give makes a name of a text: the text itself, where it is legal and not given yet.
-func (n names) give(text string) string {
+func (n givenNames) give(text string) string {
 	base := n.legal(text, n.most)
 	name := base
 	for i := 2; n.given.Has(name); i++ {
@@ -82,7 +84,7 @@ func (n names) give(text string) string {
 	return name
 }
 
-func (n names) legal(text string, most int) string {
+func (n givenNames) legal(text string, most int) string {
 	name := strings.Map(func(r rune) rune {
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			return r
@@ -143,7 +145,7 @@ func portName(port Port) string {
 
 // tierPorts are the ports of a tier and their names.
 type tierPorts struct {
-	given names
+	given givenNames
 	names map[Port]v1alpha1.PortName
 }
 
@@ -303,7 +305,7 @@ func selectorsOf(app *v1alpha1.AppIsolation) []*v1alpha1.LabelSelector {
 }
 
 // addIngress adds an entry, or several where there are more peers than one may have.
-func (d *Draft) addIngress(given names, name string, from []v1alpha1.Peer, to v1alpha1.TierName, ports []v1alpha1.PortName) (parts []string) {
+func (d *Draft) addIngress(given givenNames, name string, from []v1alpha1.Peer, to v1alpha1.TierName, ports []v1alpha1.PortName) (parts []string) {
 	for some := range slices.Chunk(from, maxPeers) {
 		entry := v1alpha1.Ingress{Name: v1alpha1.EntryName(given.give(name)), From: some, To: []v1alpha1.TierRef{v1alpha1.TierRef(to)}, Ports: ports}
 		d.App.Spec.Ingress = append(d.App.Spec.Ingress, entry)
@@ -313,7 +315,7 @@ func (d *Draft) addIngress(given names, name string, from []v1alpha1.Peer, to v1
 }
 
 // addEgress adds an entry, or several where there are more peers or ports than one may have.
-func (d *Draft) addEgress(given names, name string, from v1alpha1.TierName, to []v1alpha1.Peer, ports []Port) (parts []string) {
+func (d *Draft) addEgress(given givenNames, name string, from v1alpha1.TierName, to []v1alpha1.Peer, ports []Port) (parts []string) {
 	var drafted []v1alpha1.Port
 	for _, port := range ports {
 		drafted = append(drafted, draftedPort(port))

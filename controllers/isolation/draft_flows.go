@@ -12,18 +12,18 @@ import (
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
-// Connection is one that somebody has seen.
-type Connection struct {
-	From, To Party
+// SeenConnection is one that somebody has seen.
+type SeenConnection struct {
+	From, To SeenEnd
 	Port     Port
 	// Dropped means that it was not let through.
 	Dropped bool
 }
 
-func (c Connection) String() string { return fmt.Sprintf("%s to %s on %s", c.From, c.To, c.Port) }
+func (c SeenConnection) String() string { return fmt.Sprintf("%s to %s on %s", c.From, c.To, c.Port) }
 
-// Party is one end of a connection: a pod, an entity, or an address outside the cluster.
-type Party struct {
+// SeenEnd is one end of a connection: a pod, an entity, or an address outside the cluster.
+type SeenEnd struct {
 	// Namespace is that of a pod.
 	Namespace string
 	// Labels are the pod's.
@@ -36,7 +36,7 @@ type Party struct {
 	Names []string
 }
 
-func (p Party) String() string {
+func (p SeenEnd) String() string {
 	switch {
 	case p.Namespace != "":
 		return p.Namespace + "/" + nameOf(p.Labels, p.Workload)
@@ -50,7 +50,7 @@ func (p Party) String() string {
 var identityLabels = []string{"app.kubernetes.io/name", "app.kubernetes.io/component", "app", "component", "tier", "k8s-app"}
 
 // identity are the labels of a pod to select its like by: identityLabels, or if it has none, all that stay.
-func (p Party) identity() map[string]string {
+func (p SeenEnd) identity() map[string]string {
 	found := map[string]string{}
 	for _, key := range identityLabels {
 		if value := p.Labels[key]; value != "" {
@@ -64,11 +64,11 @@ func (p Party) identity() map[string]string {
 }
 
 // normal is the party as all of its like are: two pods of a group are one.
-func (p Party) normal() Party {
+func (p SeenEnd) normal() SeenEnd {
 	if p.Namespace == "" {
 		return p
 	}
-	group := Party{Namespace: p.Namespace, Labels: p.identity()}
+	group := SeenEnd{Namespace: p.Namespace, Labels: p.identity()}
 	if nameOf(group.Labels, "") == "" {
 		group.Workload = p.Workload
 	}
@@ -76,21 +76,21 @@ func (p Party) normal() Party {
 }
 
 // isSomebody says whether a rule can name it.
-func (p Party) isSomebody() bool {
+func (p SeenEnd) isSomebody() bool {
 	_, err := netip.ParseAddr(p.Address)
 	return p.Namespace != "" || p.Entity != "" || err == nil
 }
 
 // isPod says whether it is a pod that a selector can name.
-func (p Party) isPod() bool { return p.Namespace != "" && len(p.identity()) > 0 }
+func (p SeenEnd) isPod() bool { return p.Namespace != "" && len(p.identity()) > 0 }
 
 // DraftConnections drafts an application for each namespace whose pods are seen, or for those that are asked for: a tier
 // for each group of pods, and what they were seen to connect to. The cluster's own namespace is drafted only if it is
 // asked for. An empty name is the namespace's. What no draft says is told.
-func DraftConnections(seen []Connection, asked []string, name string) (drafts []Draft, untold []string) {
-	c := connectionImport{sketches: map[string]*sketch{}, tiers: map[string]*sketchTier{}, given: map[string]names{}, asked: asked, name: name}
+func DraftConnections(seen []SeenConnection, asked []string, name string) (drafts []Draft, untold []string) {
+	c := connectionImport{sketches: map[string]*sketch{}, tiers: map[string]*sketchTier{}, given: map[string]givenNames{}, asked: asked, name: name}
 	counts := map[string]int{}
-	var distinct []Connection
+	var distinct []SeenConnection
 	for _, connection := range seen {
 		connection.From, connection.To = connection.From.normal(), connection.To.normal()
 		key := sortKey(connection)
@@ -119,13 +119,13 @@ func DraftConnections(seen []Connection, asked []string, name string) (drafts []
 type connectionImport struct {
 	sketches map[string]*sketch
 	tiers    map[string]*sketchTier
-	given    map[string]names
+	given    map[string]givenNames
 	asked    []string
 	name     string
 }
 
 // tier is the tier of a pod; nil if it is none, or not of a namespace to draft.
-func (c *connectionImport) tier(p Party) *sketchTier {
+func (c *connectionImport) tier(p SeenEnd) *sketchTier {
 	drafted := slices.Contains(c.asked, p.Namespace) || len(c.asked) == 0 && p.Namespace != metav1.NamespaceSystem
 	if !drafted || !p.isPod() {
 		return nil
@@ -147,7 +147,7 @@ func (c *connectionImport) tier(p Party) *sketchTier {
 }
 
 // draft drafts one connection, and says whether a draft tells of it.
-func (c *connectionImport) draft(seen Connection, times int) bool {
+func (c *connectionImport) draft(seen SeenConnection, times int) bool {
 	from, to := c.tier(seen.From), c.tier(seen.To)
 	switch {
 	case from == nil && to == nil, !seen.From.isSomebody(), !seen.To.isSomebody():
@@ -164,8 +164,8 @@ func (c *connectionImport) draft(seen Connection, times int) bool {
 }
 
 // noteDropped tells of a connection at each end that is drafted.
-func (c *connectionImport) noteDropped(seen Connection, times int) {
-	for _, p := range []Party{seen.From, seen.To} {
+func (c *connectionImport) noteDropped(seen SeenConnection, times int) {
+	for _, p := range []SeenEnd{seen.From, seen.To} {
 		if t := c.tier(p); t != nil {
 			c.sketches[p.Namespace].note(tierPart(t.name), "not opened, since it was dropped %s: %s", timesText(times), seen)
 		}
@@ -173,7 +173,7 @@ func (c *connectionImport) noteDropped(seen Connection, times int) {
 }
 
 // draftHalves drafts a connection that leaves an application or enters one; nil is an end that is not drafted.
-func (c *connectionImport) draftHalves(seen Connection, from, to *sketchTier, why string) {
+func (c *connectionImport) draftHalves(seen SeenConnection, from, to *sketchTier, why string) {
 	if from != nil && seen.isDNS() {
 		from.dns = ""
 	} else if from != nil {
@@ -193,13 +193,13 @@ func timesText(n int) string {
 }
 
 // isDNS says whether it is what dns: Enabled opens.
-func (c Connection) isDNS() bool {
+func (c SeenConnection) isDNS() bool {
 	server := nameServers(nil)[0]
 	return c.To.Namespace == metav1.NamespaceSystem && contains(c.To.Labels, server.peers[0].Pods.MatchLabels) && slices.Contains(server.ports, c.Port)
 }
 
 // connect adds an entry for somebody outside the application.
-func (s *sketch) connect(direction v1alpha1.Direction, tier *sketchTier, other Party, port Port, why string) {
+func (s *sketch) connect(direction v1alpha1.Direction, tier *sketchTier, other SeenEnd, port Port, why string) {
 	ports := []Port{port}
 	switch {
 	case other.Namespace != "":
@@ -228,7 +228,7 @@ var entityNames = map[v1alpha1.Entity]string{
 }
 
 // connectAddress adds an address to the entry of its port.
-func (s *sketch) connectAddress(direction v1alpha1.Direction, tier *sketchTier, other Party, port Port, why string) {
+func (s *sketch) connectAddress(direction v1alpha1.Direction, tier *sketchTier, other SeenEnd, port Port, why string) {
 	address := netip.MustParseAddr(other.Address).Unmap()
 	peer := v1alpha1.Peer{IPBlock: &v1alpha1.IPBlock{CIDR: netip.PrefixFrom(address, address.BitLen()).String()}}
 	name := "outside-" + portName(port)

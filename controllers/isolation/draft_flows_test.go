@@ -24,10 +24,10 @@ type seenConnection struct {
 func TestDraftOfConnectionsOpensWhatWasSeen(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		seen := drawSeen(t)
-		var connections []Connection
+		var connections []SeenConnection
 		for _, s := range seen {
-			connections = append(connections, Connection{
-				From: partyOf(s.from), To: partyOf(s.to), Port: Port{Protocol: s.Protocol, Port: intstr.FromInt32(s.Port)}, Dropped: s.dropped,
+			connections = append(connections, SeenConnection{
+				From: seenEnd(s.from), To: seenEnd(s.to), Port: Port{Protocol: s.Protocol, Port: intstr.FromInt32(s.Port)}, Dropped: s.dropped,
 			})
 		}
 		drafts, untold := DraftConnections(connections, []string{"shop"}, "")
@@ -77,11 +77,11 @@ func drawSeen(t *rapid.T) []seenConnection {
 	return seen
 }
 
-func partyOf(e declared.Endpoint) Party {
+func seenEnd(e declared.Endpoint) SeenEnd {
 	if e.Namespace == "" {
-		return Party{Address: e.Address.String()}
+		return SeenEnd{Address: e.Address.String()}
 	}
-	return Party{Namespace: e.Namespace, Labels: e.Labels, Workload: "some"}
+	return SeenEnd{Namespace: e.Namespace, Labels: e.Labels, Workload: "some"}
 }
 
 // wasSeen says whether a connection like this was let through, and its near end, which has to say so, can be named.
@@ -92,7 +92,7 @@ func wasSeen(seen []seenConnection, from, to declared.Endpoint, c declared.Conne
 			near = s.from
 		}
 		same := s.Connection == c || out && s.isDNS() && isNamePort(c)
-		return !s.dropped && same && near.Namespace == "shop" && partyOf(near).isPod() && isLike(from, s.from) && isLike(to, s.to)
+		return !s.dropped && same && near.Namespace == "shop" && seenEnd(near).isPod() && isLike(from, s.from) && isLike(to, s.to)
 	})
 }
 
@@ -110,5 +110,5 @@ func isLike(e, seen declared.Endpoint) bool {
 	if seen.Namespace == "" {
 		return e.Namespace == "" && e.Address == seen.Address
 	}
-	return e.Namespace == seen.Namespace && contains(e.Labels, partyOf(seen).identity())
+	return e.Namespace == seen.Namespace && contains(e.Labels, seenEnd(seen).identity())
 }

@@ -230,7 +230,7 @@ type composition struct {
 	Draft
 	tiers           []*groupTier
 	flows           map[[2]*groupTier][]Port
-	ingress, egress names
+	ingress, egress givenNames
 }
 
 // groupTier is a group as a tier.

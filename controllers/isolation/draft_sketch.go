@@ -18,7 +18,7 @@ type sketch struct {
 	tiers           []*sketchTier
 	flows           map[[2]*sketchTier]*opening
 	entries         []*sketchEntry
-	ingress, egress names
+	ingress, egress givenNames
 }
 
 type sketchTier struct {
