@@ -57,6 +57,7 @@ func TestReferencesAreHostsAndNotWords(t *testing.T) {
 		{"X", "db_x", ""},
 		{"X", "api.example.org", ""},
 		{"X", "www.api.org", ""},
+		{"X", "ledger.finance.example.org", ""},
 		{"X", "queue:5672", ""},
 		{"X", "redis:7.2-alpine", ""},
 		{"X", "redis://other", ""},
