@@ -112,3 +112,16 @@ func isLike(e, seen declared.Endpoint) bool {
 	}
 	return e.Namespace == seen.Namespace && contains(e.Labels, seenEnd(seen).identity())
 }
+
+func TestDraftTellsOfWhatItCannotName(t *testing.T) {
+	g := NewWithT(t)
+	pod := SeenEnd{Namespace: "shop", Labels: map[string]string{"app": "web"}}
+	port := Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(80)}
+	drafts, untold := DraftConnections([]SeenConnection{
+		{From: pod, To: SeenEnd{Address: "nowhere"}, Port: port},
+		{From: SeenEnd{Address: "203.0.113.7"}, To: SeenEnd{Namespace: "kube-system", Labels: map[string]string{"app": "web"}}, Port: port},
+	}, nil, "")
+	g.Expect(untold).To(Equal([]string{"203.0.113.7 to kube-system/web on 80/TCP", "shop/web to nowhere on 80/TCP"}))
+	g.Expect(drafts).To(HaveLen(1))
+	g.Expect(drafts[0].App.Spec.Egress).To(BeEmpty())
+}
