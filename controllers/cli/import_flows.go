@@ -270,8 +270,7 @@ func (e *hubbleEndpoint) party(address string, names []string) isolation.SeenEnd
 	party := isolation.SeenEnd{Namespace: e.Namespace, Labels: map[string]string{}}
 	for _, label := range e.Labels {
 		key, value, _ := strings.Cut(strings.TrimPrefix(label, "k8s:"), "=")
-		ofCilium := strings.Contains(key, ":") || strings.HasPrefix(key, "io.kubernetes.") || strings.HasPrefix(key, "io.cilium.")
-		if !ofCilium {
+		if !strings.HasPrefix(key, "io.kubernetes.") && !strings.HasPrefix(key, "io.cilium.") {
 			party.Labels[key] = value
 		}
 	}
