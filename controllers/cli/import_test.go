@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
@@ -16,8 +15,6 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 )
-
-var update = flag.Bool("update", false, "rewrite out.yaml in testdata/import")
 
 // A folder of testdata/import is a behaviour; its name begins with the command's:
 //
