@@ -113,12 +113,15 @@ var kinds = map[schema.GroupVersionKind]func(i *inventory, object *unstructured.
 
 var isClusterScoped = map[string]bool{"Namespace": true, "IsolationProfile": true}
 
-// kind reads an object as its type has it. A field that the type does not know is an error in a file; a cluster's may
-// be newer than we are.
+// strictly are the kinds of which a field that is not known is an error in a file. Others may be newer there than we are,
+// as may be everything on a cluster.
+var strictly = []string{"AppIsolation", "IsolationProfile", "NetworkPolicy"}
+
+// kind reads an object as its type has it.
 func kind[T any](add func(i *inventory, object *T, source string)) func(*inventory, *unstructured.Unstructured, string) error {
 	return func(i *inventory, object *unstructured.Unstructured, source string) error {
 		into := new(T)
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, into, !i.live); err != nil {
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, into, !i.live && slices.Contains(strictly, object.GetKind())); err != nil {
 			return err
 		}
 		add(i, into, source)

@@ -31,12 +31,13 @@ type EffectKind string
 const (
 	// Frees means that pods are no longer isolated: they may do everything.
 	Frees EffectKind = "frees"
-	// Opens means that a connection passes that did not; MayOpen, that it may pass now and surely did not, or did
-	// perhaps and surely does now.
-	Opens   EffectKind = "opens"
+	// Opens means that a connection passes that did not.
+	Opens EffectKind = "opens"
+	// MayOpen means that it may pass now and surely did not, or did perhaps and surely does now.
 	MayOpen EffectKind = "may open"
-	// Closes means that a connection does not pass any more; MayClose, that it perhaps does not.
-	Closes   EffectKind = "closes"
+	// Closes means that a connection does not pass any more.
+	Closes EffectKind = "closes"
+	// MayClose means that it perhaps does not, or did perhaps and surely does not now.
 	MayClose EffectKind = "may close"
 	// Isolates means that pods are isolated that were not: what is not declared is closed.
 	Isolates EffectKind = "isolates"
@@ -210,12 +211,12 @@ func (c *comparison) connections(policy, other *networkingv1.NetworkPolicy, unkn
 				kind = ""
 			}
 			for _, far := range g.ends() {
+				from, to := own, far
+				if direction == "ingress" {
+					from, to = far, own
+				}
 				for _, port := range g.orEveryPort() {
-					if direction == "egress" {
-						c.connection(own, far, port, kind)
-					} else {
-						c.connection(far, own, port, kind)
-					}
+					c.connection(from, to, port, kind)
 				}
 			}
 		}

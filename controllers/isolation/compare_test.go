@@ -26,11 +26,8 @@ func TestEffectsTellEverything(t *testing.T) {
 			for _, c := range e.connections {
 				for _, way := range [][2]Party{{pod, other}, {other, pod}} {
 					then, now := was.Judge(way[0], way[1], portOf(c)).State, is.Judge(way[0], way[1], portOf(c)).State
-					if then == now {
-						continue
-					}
-					changed++
-					if !told(effects, now, way[0], way[1], portOf(c)) {
+					changed += map[bool]int{true: 1}[then != now]
+					if then != now && !told(effects, now, way[0], way[1], portOf(c)) {
 						t.Fatalf("%v to %v on %v was %v and is %v, and nothing is told of it but %v\nbefore %s\nafter %s",
 							way[0], way[1], c, then, now, effects, asText(before.Policies), asText(after.Policies))
 					}
@@ -48,15 +45,18 @@ func TestEffectsTellEverything(t *testing.T) {
 func told(effects []Effect, now State, from, to Party, port Port) bool {
 	kinds := map[State][]EffectKind{Open: {Frees, Opens, MayOpen}, Blocked: {Closes, MayClose, Isolates}}[now]
 	return slices.ContainsFunc(effects, func(e Effect) bool {
-		switch {
-		case !slices.Contains(kinds, e.Kind):
-			return false
-		case e.Kind == Frees || e.Kind == Isolates:
-			return slices.Contains(e.Directions, "egress") && e.from.includes(from) || slices.Contains(e.Directions, "ingress") && e.from.includes(to)
-		}
-		fromWorld, toWorld := e.From == "World" && !from.isPods(), e.To == "World" && !to.isPods() // of both address families
-		return (fromWorld || e.from.includes(from)) && (toWorld || e.to.includes(to)) && (e.Port == Port{} || e.Port.isPort(port, to) == yes)
+		return slices.Contains(kinds, e.Kind) && (e.isAboutIsolationOf(from, to) || e.isAbout(from, to, port))
 	})
+}
+
+func (e Effect) isAboutIsolationOf(from, to Party) bool {
+	return slices.Contains(e.Directions, "egress") && e.from.includes(from) || slices.Contains(e.Directions, "ingress") && e.from.includes(to)
+}
+
+func (e Effect) isAbout(from, to Party, port Port) bool {
+	fromWorld, toWorld := e.From == "World" && !from.isPods(), e.To == "World" && !to.isPods() // of both address families
+	return e.Directions == nil && (fromWorld || e.from.includes(from)) && (toWorld || e.to.includes(to)) &&
+		(e.Port == Port{} || e.Port.isPort(port, to) == yes)
 }
 
 // includes says whether somebody known is one of a party.

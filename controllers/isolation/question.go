@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -205,27 +204,21 @@ func Additions(from, to Side, port Port, egress, ingress bool) []Addition {
 	if port == (Port{}) && (to.Tier == nil || len(to.Tier.Ports) == 0) {
 		return nil // there is no word for every port
 	}
-	if from.App != nil && to.App != nil && keyOf(from.App) == keyOf(to.App) {
+	if from.App != nil && from.App == to.App {
 		return []Addition{flowFor(from, to, port)}
 	}
 	var additions []Addition
 	if egress && from.App != nil {
 		additions = append(additions, egressFor(from, to, port))
 	}
-	if to.App == nil {
-		return additions
-	}
-	if ingress {
-		return append(additions, ingressFor(from, to, port))
-	}
-	if declares := (Addition{App: to.App}).withPort(to, port); len(additions) > 0 && len(declares.Spec.Tiers) > 0 {
-		additions = append(additions, declares) // egress names the port as that application does
+	switch {
+	case to.App == nil:
+	case ingress:
+		additions = append(additions, ingressFor(from, to, port))
+	case len(additions) > 0 && len(to.undeclared(port)) > 0: // egress names the port as that application does
+		additions = append(additions, Addition{App: to.App}.withPort(to, port))
 	}
 	return additions
-}
-
-func keyOf(app *v1alpha1.AppIsolation) types.NamespacedName {
-	return types.NamespacedName{Namespace: app.Namespace, Name: app.Name}
 }
 
 // flowFor is the flow that lets one tier connect to another, or the one that is there with the port added. A flow

@@ -20,35 +20,16 @@ func TestAdditionsOpen(t *testing.T) {
 	opened := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w := declared.Draw(t)
-		from := drawSide(t, w, "from", w.App())
-		to := drawSide(t, w, "to", rapid.SampledFrom(w.Apps).Draw(t, "of"))
-		if from.App == nil && to.App == nil {
-			return
-		}
-		port := Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(rapid.Int32Range(1, 9999).Draw(t, "port"))}
-		if to.Tier != nil && len(to.Tier.Ports) > 0 && rapid.Bool().Draw(t, "declared") {
-			port = rapid.SampledFrom(declaredPorts(to.Tier, nil)).Draw(t, "which")
-		}
-		answer := NewNetwork(allOf(w)).Ask(from, to, port)
-		egress, ingress := answer.Verdict.Egress.State == Blocked, answer.Verdict.Ingress.State == Blocked
-		if !egress && !ingress || answer.Verdict.Self {
+		from, to := drawSide(t, w, "from", w.App()), drawSide(t, w, "to", rapid.SampledFrom(w.Apps).Draw(t, "of"))
+		port := drawPort(t, to)
+		verdict := NewNetwork(allOf(w)).Ask(from, to, port).Verdict
+		egress, ingress := verdict.Egress.State == Blocked, verdict.Ingress.State == Blocked
+		if !accepted(w, from, to) { // its lines are not in force
 			return
 		}
 		additions := Additions(from, to, port, egress, ingress)
-		if !accepted(w, from) || !accepted(w, to) {
-			return // its lines are not in force
-		}
-		for _, a := range additions {
-			add(a)
-			if errs := Validate(a.App); len(errs) > 0 {
-				if len(a.Spec.Tiers) > 0 && strings.Contains(errs[0].Detail, msgPortNames) {
-					return // its first port makes the tier one that "*" means where other ports are named
-				}
-				t.Fatalf("%v\n%s", errs, w)
-			}
-		}
-		if !accepted(w, from) || !accepted(w, to) {
-			return // a guardrail forbids what would open it
+		if !egress && !ingress || len(additions) == 0 || !addAll(t, additions) || !accepted(w, from, to) { // a guardrail forbids it
+			return
 		}
 		again := NewNetwork(allOf(w)).Ask(from, to, port).Verdict
 		if from.App != nil && again.Egress.State == Blocked || to.App != nil && again.Ingress.State == Blocked {
@@ -59,12 +40,35 @@ func TestAdditionsOpen(t *testing.T) {
 	NewWithT(t).Expect(opened).To(BeNumerically(">", 10), "nothing was blocked")
 }
 
-func accepted(w declared.World, s Side) bool {
-	if s.App == nil {
-		return true
+// addAll does what additions say, and checks that it can be said. The first port of a tier makes it one that "*" means
+// where other ports are named: then it cannot.
+func addAll(t *rapid.T, additions []Addition) bool {
+	for _, a := range additions {
+		add(a)
+		if errs := Validate(a.App); len(a.Spec.Tiers) > 0 && len(errs) > 0 && strings.Contains(errs[0].Detail, msgPortNames) {
+			return false
+		} else if len(errs) > 0 {
+			t.Fatalf("%v", errs)
+		}
 	}
-	_, problems := Resolve(s.App, facts(w, s.App))
-	return !slices.ContainsFunc(problems, func(p Problem) bool { return p.Condition == v1alpha1.ConditionAccepted })
+	return true
+}
+
+func drawPort(t *rapid.T, to Side) Port {
+	if to.Tier != nil && len(to.Tier.Ports) > 0 && rapid.Bool().Draw(t, "declared") {
+		return rapid.SampledFrom(declaredPorts(to.Tier, nil)).Draw(t, "which")
+	}
+	return Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(rapid.Int32Range(1, 9999).Draw(t, "port"))}
+}
+
+func accepted(w declared.World, sides ...Side) bool {
+	return !slices.ContainsFunc(sides, func(s Side) bool {
+		if s.App == nil {
+			return false
+		}
+		_, problems := Resolve(s.App, facts(w, s.App))
+		return slices.ContainsFunc(problems, func(p Problem) bool { return p.Condition == v1alpha1.ConditionAccepted })
+	})
 }
 
 // drawSide is a tier of an application, or sometimes somebody else.

@@ -45,27 +45,38 @@ func TestReachOfManyHoldsForEach(t *testing.T) {
 		e, network := newEvaluator(w), NewNetwork(policies)
 		open := e.open(policies)
 		for _, i := range declared.Some(t, "pairs", indices(e.pairs), 5, 10) {
-			pair := e.pairs[i]
 			for j, c := range e.connections {
 				is := open[2*(i*len(e.connections)+j):][:2]
-				for _, many := range selections(w, pair.pod) {
-					for _, other := range wider(w, pair.other) {
-						for _, port := range []Port{portOf(c), {}} {
-							got := []State{network.Judge(many, other, port).Egress.State, network.Judge(other, many, port).Ingress.State}
-							for k := range got {
-								if got[k] != Unknown && got[k] != openOrBlocked(is[k]) {
-									t.Fatalf("%v, one of which is %v, and %v on %v (%v): judged %v, the policies say %v\n%s\n%s",
-										many, pair.pod, pair.other, c, port, got, is, w, asText(policies))
-								}
-								known += map[bool]int{true: 1}[got[k] != Unknown]
-							}
-						}
+				for _, q := range widerQuestions(w, e.pairs[i], c) {
+					out, in := network.Judge(q.pod, q.other, q.port).Egress.State, network.Judge(q.other, q.pod, q.port).Ingress.State
+					if contradicts(out, is[0]) || contradicts(in, is[1]) {
+						t.Fatalf("%+v, of which is %v on %v: judged %s and %s, the policies say %v\n%s\n%s", q, e.pairs[i], c, out, in, is, w, asText(policies))
 					}
+					known += map[bool]int{true: 1}[out != Unknown]
 				}
 			}
 		}
 	})
 	NewWithT(t).Expect(known).To(BeNumerically(">", 10000), "nothing is known of anybody")
+}
+
+func contradicts(judged State, open bool) bool { return judged != Unknown && judged != openOrBlocked(open) }
+
+// question is what Judge is asked.
+type question struct {
+	pod, other Party
+	port       Port
+}
+
+// widerQuestions are about more than a pair and a connection, and about these too.
+func widerQuestions(w declared.World, p pair, c declared.Connection) []question {
+	var questions []question
+	for _, many := range selections(w, p.pod) {
+		for _, other := range wider(w, p.other) {
+			questions = append(questions, question{many, other, portOf(c)}, question{many, other, Port{}})
+		}
+	}
+	return questions
 }
 
 // selections are parties by a selector that a pod is one of.
