@@ -60,7 +60,9 @@ func TestReachOfManyHoldsForEach(t *testing.T) {
 	NewWithT(t).Expect(known).To(BeNumerically(">", 10000), "nothing is known of anybody")
 }
 
-func contradicts(judged State, open bool) bool { return judged != Unknown && judged != openOrBlocked(open) }
+func contradicts(judged State, open bool) bool {
+	return judged != Unknown && judged != openOrBlocked(open)
+}
 
 // question is what Judge is asked.
 type question struct {
