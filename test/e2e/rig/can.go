@@ -3,15 +3,21 @@ package rig
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/cli"
@@ -19,12 +25,17 @@ import (
 )
 
 // agree is an error where the command "can" says otherwise than the packets of a table: what it judges by for every
-// cell, and the command itself for one that is open and one that is not.
+// cell, and the command itself, of the cluster and of files, for one that is open and one that is not.
 func (r *Run) agree(ctx context.Context, table Table) error {
 	judge, err := r.newJudge(ctx)
 	if err != nil {
 		return err
 	}
+	files, err := r.declared(ctx)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(files) //nolint:errcheck // it may not be there
 	asked := map[bool]bool{}
 	var wrong []error
 	for _, cell := range sortedCells(table) {
@@ -41,18 +52,81 @@ func (r *Run) agree(ctx context.Context, table Table) error {
 			continue
 		}
 		asked[table[cell]] = true
-		if got := r.can(ctx, from, to, cell.Port); got != string(want) {
+		question := []string{from.String(), fmt.Sprintf("[%s]:%s", to, cell.Port)}
+		if got := can(ctx, append(question, "--kubeconfig", r.Cluster.kubeconfig)); got != string(want) {
 			wrong = append(wrong, fmt.Errorf("from %s to %s on %s %s the packets say %s, and the command %s", cell.From, cell.To, cell.Port, cell.family(), want, got))
+		}
+		if files == "" {
+			continue
+		}
+		if got := can(ctx, append(question, "-f", files)); got != string(want) {
+			wrong = append(wrong, fmt.Errorf("from %s to %s on %s %s the packets say %s, and the command of files %s", cell.From, cell.To, cell.Port, cell.family(), want, got))
 		}
 	}
 	return errors.Join(wrong...)
 }
 
-// can asks the command about two addresses.
-func (r *Run) can(ctx context.Context, from, to netip.Addr, port Port) string {
+// declared writes what the API server holds, but for the operator's own policies, to a file; none, where what is in
+// force need not be what is declared.
+func (r *Run) declared(ctx context.Context) (path string, err error) {
+	var apps v1alpha1.AppIsolationList
+	if err := r.Cluster.K8s.List(ctx, &apps); err != nil || r.Cluster.operator == nil {
+		return "", err
+	}
+	if slices.ContainsFunc(apps.Items, func(app v1alpha1.AppIsolation) bool {
+		return !meta.IsStatusConditionTrue(app.Status.Conditions, v1alpha1.ConditionReady)
+	}) {
+		return "", nil
+	}
+	file, err := os.CreateTemp("", "declared-*.json")
+	if err != nil {
+		return "", err
+	}
+	defer file.Close() //nolint:errcheck // written or not, the answer shows
+	encoder := json.NewEncoder(file)
+	for _, list := range []client.ObjectList{
+		&apps, &v1alpha1.IsolationProfileList{}, &corev1.NamespaceList{}, &corev1.PodList{}, &corev1.ServiceList{},
+		&discoveryv1.EndpointSliceList{}, &networkingv1.NetworkPolicyList{},
+	} {
+		if err := r.Cluster.K8s.List(ctx, list); err != nil {
+			return "", err
+		}
+		items, err := meta.ExtractList(list)
+		if err != nil {
+			return "", err
+		}
+		for _, item := range items {
+			object := item.(client.Object)
+			if isWritten(object, apps.Items) {
+				continue
+			}
+			kind, err := r.Cluster.K8s.GroupVersionKindFor(object)
+			if err != nil {
+				return "", err
+			}
+			object.GetObjectKind().SetGroupVersionKind(kind)
+			if err := encoder.Encode(object); err != nil {
+				return "", err
+			}
+		}
+	}
+	return file.Name(), nil
+}
+
+// isWritten says whether an object is what the operator makes of one of these applications, or of a profile.
+func isWritten(object client.Object, apps []v1alpha1.AppIsolation) bool {
+	labels := object.GetLabels()
+	return labels[isolation.LabelManagedBy] == isolation.ManagedBy && (labels[isolation.LabelProfile] != "" ||
+		slices.ContainsFunc(apps, func(app v1alpha1.AppIsolation) bool {
+			return app.Namespace == object.GetNamespace() && isolation.AppLabel(app.Name) == labels[isolation.LabelApp]
+		}))
+}
+
+// can asks the command.
+func can(ctx context.Context, question []string) string {
 	var out, errOut bytes.Buffer
 	root := cli.New(genericiooptions.IOStreams{In: strings.NewReader(""), Out: &out, ErrOut: &errOut})
-	root.SetArgs([]string{"can", "--kubeconfig", r.Cluster.kubeconfig, "-o", "name", from.String(), fmt.Sprintf("[%s]:%s", to, port)})
+	root.SetArgs(append([]string{"can", "-o", "name"}, question...))
 	if status := cli.Exit(root.ExecuteContext(ctx), &errOut); status == 2 {
 		return errOut.String()
 	}
