@@ -35,7 +35,7 @@ func (r *Run) agree(ctx context.Context, table Table) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(files) //nolint:errcheck // it may not be there
+	defer os.Remove(files)
 	asked := map[bool]bool{}
 	var wrong []error
 	for _, cell := range sortedCells(table) {
@@ -82,7 +82,7 @@ func (r *Run) declared(ctx context.Context) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	defer file.Close() //nolint:errcheck // written or not, the answer shows
+	defer file.Close()
 	encoder := json.NewEncoder(file)
 	for _, list := range []client.ObjectList{
 		&apps, &v1alpha1.IsolationProfileList{}, &corev1.NamespaceList{}, &corev1.PodList{}, &corev1.ServiceList{},
