@@ -143,7 +143,7 @@ func TestImportSaysWhatIsWrong(t *testing.T) {
 			"IsolationProfile default: spec.dns[0].ipBlock.cidr",
 		},
 		"a draft from what is gone": {[]string{"flows", "-f", filepath.Join(dir, "gone")}, "no such file"},
-		"a field that nobody knows": {[]string{"policies", "-f", write("typo.yaml", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, spec: {podSelecter: {}}}")}, `typo.yaml: NetworkPolicy a: strict decoding error: unknown field "spec.podSelecter"`},
+		"a field that nobody knows": {[]string{"policies", "-f", write("typo.yaml", "{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: a}, spec: {podSelecter: {}}}")}, `typo.yaml:1: NetworkPolicy a: spec.podSelecter: there is no such field`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			out, _, err := run(append([]string{"import"}, row.args...)...)

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"slices"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -70,6 +71,9 @@ func newInventory() *inventory {
 // add adds an object, unless it is of a kind that no command knows. One that says no namespace is in the given one.
 func (i *inventory) add(object *unstructured.Unstructured, namespace, source string) error {
 	add, known := kinds[object.GroupVersionKind()]
+	if !known && !i.live && object.GroupVersionKind().Group == v1alpha1.GroupVersion.Group {
+		return errUnknownKind
+	}
 	if !known {
 		return nil
 	}
@@ -121,7 +125,11 @@ var strictly = []string{"AppIsolation", "IsolationProfile", "NetworkPolicy"}
 func kind[T any](add func(i *inventory, object *T, source string)) func(*inventory, *unstructured.Unstructured, string) error {
 	return func(i *inventory, object *unstructured.Unstructured, source string) error {
 		into := new(T)
-		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, into, !i.live && slices.Contains(strictly, object.GetKind())); err != nil {
+		strict := !i.live && slices.Contains(strictly, object.GetKind())
+		if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, into, strict); err != nil {
+			return cmp.Or(wrongType(object, new(T)), err)
+		}
+		if err := checkName(object); err != nil && !i.live {
 			return err
 		}
 		add(i, into, source)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"go.yaml.in/yaml/v3"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -23,12 +24,16 @@ type document struct {
 
 // document finds an application in the file that it was read from, or in those of the kustomize root.
 func (i *inventory) document(app *v1alpha1.AppIsolation) document {
-	source := i.sources[app]
+	return i.documentOf("AppIsolation", app, i.sources[app])
+}
+
+// documentOf finds an object of a kind in the file that it was read from, or in those of the kustomize root.
+func (i *inventory) documentOf(kind string, object metav1.Object, source string) document {
 	if _, read := i.texts[source]; !read {
 		i.texts[source] = documentsOf(source)
 	}
 	for _, candidate := range i.texts[source] {
-		if isApp(candidate.root, app) {
+		if value(field(candidate.root, "kind")) == kind && isNamed(candidate.root, object) {
 			return candidate
 		}
 	}
@@ -53,16 +58,26 @@ func documentsOf(source string) []document {
 			if err := decoder.Decode(&node); err != nil {
 				break // the end, too
 			}
-			documents = append(documents, document{file, node.Content[0]})
+			for _, root := range objectsIn(node.Content[0]) {
+				documents = append(documents, document{file, root})
+			}
 		}
 	}
 	return documents
 }
 
-func isApp(root *yaml.Node, app *v1alpha1.AppIsolation) bool {
+// objectsIn are the objects of a List, or else the one object.
+func objectsIn(root *yaml.Node) []*yaml.Node {
+	if items := field(root, "items"); items != nil && items.Kind == yaml.SequenceNode {
+		return items.Content
+	}
+	return []*yaml.Node{root}
+}
+
+func isNamed(root *yaml.Node, object metav1.Object) bool {
 	metadata := field(root, "metadata")
 	name, namespace := field(metadata, "name"), field(metadata, "namespace")
-	return value(field(root, "kind")) == "AppIsolation" && value(name) == app.Name && (namespace == nil || value(namespace) == app.Namespace)
+	return value(name) == object.GetName() && (namespace == nil || value(namespace) == object.GetNamespace())
 }
 
 // where is where a part of an application stands: `file:line: AppIsolation namespace/name`, as far as that is known.

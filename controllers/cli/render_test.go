@@ -94,7 +94,34 @@ spec:
 	}{
 		"a field of the second document": {[]string{"-f", second}, second + `:17: AppIsolation shop/shop: spec.flows[1].to: Invalid value: "nosuch"`},
 		"an unknown field": {
-			[]string{"-f", write("typo.yaml", strings.Replace(strings.Replace(tiers, "TO", "web", 1), "podSelector", "podSelectr", 1))}, `typo.yaml: AppIsolation shop: strict decoding error: unknown field "spec.tiers[0].podSelectr"`,
+			[]string{"-f", write("typo.yaml", strings.Replace(strings.Replace(tiers, "TO", "web", 1), "podSelector", "podSelectr", 1))}, `typo.yaml:7: AppIsolation shop: spec.tiers[0].podSelectr: there is no such field`,
+		},
+		"a list for a string": {
+			[]string{"-f", write("list.yaml", strings.Replace(tiers, "TO", "[web]", 1))}, `list.yaml:13: AppIsolation shop: spec.flows[1].to: this is a list, and has to be a string`,
+		},
+		"a boolean for a string": {
+			[]string{"-f", write("bool.yaml", strings.Replace(tiers, "{tier: web}", "{tier: y}", 1))}, `bool.yaml:7: AppIsolation shop: spec.tiers[0].podSelector.matchLabels.tier: this is a boolean, and has to be a string: put it in quotes`,
+		},
+		"a string for a list": {
+			[]string{"-f", write("string.yaml", strings.Replace(tiers, "egress: []", "egress: none", 1))}, `string.yaml:19: AppIsolation shop: spec.egress: this is a string, and has to be a list`,
+		},
+		"no such kind": {
+			[]string{"-f", write("kind.yaml", strings.Replace(tiers, "AppIsolation", "AppIsolaton", 1))}, `kind.yaml:1: AppIsolaton shop: there is no such kind in apiVersion: appisolation.io/v1alpha1 has AppIsolation and IsolationProfile`,
+		},
+		"no such version": {
+			[]string{"-f", write("version.yaml", strings.Replace(tiers, "v1alpha1", "v1", 1))}, `version.yaml:1: AppIsolation shop: there is no such kind in apiVersion`,
+		},
+		"no kind": {
+			[]string{"-f", write("no-kind.yaml", strings.Replace(tiers, "kind: AppIsolation\n", "", 1))}, `Object 'Kind' is missing`,
+		},
+		"a name that no object can have": {
+			[]string{"-f", write("name.yaml", strings.Replace(tiers, "name: shop", "name: Shop_1", 1))}, `name.yaml:3: AppIsolation Shop_1: metadata.name: a lowercase RFC 1123 subdomain must`,
+		},
+		"no name": {
+			[]string{"-f", write("no-name.yaml", strings.Replace(tiers, "name: shop, ", "", 1))}, `no-name.yaml:3: AppIsolation : metadata.name: a name is required`,
+		},
+		"a field of an item of a List": {
+			[]string{"-f", write("items.yaml", "apiVersion: v1\nkind: List\nitems:\n- "+strings.ReplaceAll(strings.TrimSpace(strings.Replace(tiers, "TO", "nosuch", 1)), "\n", "\n  "))}, `items.yaml:16: AppIsolation shop/shop: spec.flows[1].to: Invalid value: "nosuch"`,
 		},
 		"no YAML":      {[]string{"-f", write("broken.yaml", "a: [")}, "broken.yaml"},
 		"no such file": {[]string{"-f", filepath.Join(dir, "nowhere.yaml")}, "nowhere.yaml"},
@@ -127,4 +154,31 @@ func TestRenderPutsObjectsWithoutANamespaceWhereItIsTold(t *testing.T) {
 	out, _, err = run("render", "-f", path, "-n", "team")
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())
 	NewWithT(t).Expect(out).To(ContainSubstring("namespace: team"))
+}
+
+// A folder has more in it than objects: a chart's values, workflows, kustomizations.
+func TestRenderPassesOverWhatIsNoObject(t *testing.T) {
+	dir, g := t.TempDir(), NewWithT(t)
+	app, err := os.ReadFile("../../config/samples/web-api-db.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	for name, text := range map[string]string{
+		"values.yaml":        "replicas: 2\n---\n" + string(app),
+		"hooks.yaml":         "- id: appisolation\n",
+		"notes.yaml":         "some words\n",
+		"kustomization.yaml": "resources: [values.yaml]\n",
+		"Chart.yaml":         "apiVersion: v2\nname: shop\n",
+		"package.json":       `{"name": "shop"}`,
+		"empty.yaml":         "",
+	} {
+		g.Expect(os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)).To(Succeed())
+	}
+	out, errOut, err := run("render", "-f", dir, "-o", "name")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(errOut).To(BeEmpty())
+	g.Expect(strings.Fields(out)).To(ConsistOf(HaveSuffix("/shop-web"), HaveSuffix("/shop-api"), HaveSuffix("/shop-db")), "what stands below in the same file is not lost")
+
+	g.Expect(os.WriteFile(filepath.Join(dir, "broken.yaml"), []byte("a: ["), 0o600)).To(Succeed())
+	g.Expect(os.WriteFile(filepath.Join(dir, "typo.yaml"), []byte(strings.Replace(string(app), "flows", "flow", 1)), 0o600)).To(Succeed())
+	_, _, err = run("render", "-f", dir)
+	g.Expect(err).To(MatchError(MatchRegexp(`(?m)^\S+typo.yaml:\d+: .*spec.flow: there is no such field\n.*broken.yaml: `)), "a line for each")
 }

@@ -83,16 +83,17 @@ func (s *source) readFiles() (*inventory, error) {
 		namespace = metav1.NamespaceDefault
 	}
 	result := resource.NewLocalBuilder().Unstructured().ContinueOnError().FilenameParam(false, &options).Flatten().Do()
-	return i, result.Visit(func(info *resource.Info, err error) error {
+	err := result.IgnoreErrors(isNoObject).Visit(func(info *resource.Info, err error) error {
 		if err != nil {
 			return err
 		}
 		object := info.Object.(*unstructured.Unstructured)
 		if err := i.add(object, namespace, info.Source); err != nil {
-			return fmt.Errorf("%s: %s %s: %w", info.Source, object.GetKind(), object.GetName(), err)
+			return i.located(err, object, info.Source)
 		}
 		return nil
 	})
+	return i, oneByLine(err)
 }
 
 // currentNamespace is the one that -n names, or else the kubeconfig.
