@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -142,18 +143,27 @@ func (s *source) readFor(ctx context.Context, warnings io.Writer, texts ...strin
 	if s.hasFiles() {
 		return s.readFiles()
 	}
+	found, err := s.readClusterFor(ctx, warnings, texts...)
+	return found, orFiles(err)
+}
+
+func (s *source) readClusterFor(ctx context.Context, warnings io.Writer, texts ...string) (*inventory, error) {
 	current, err := s.currentNamespace()
 	if err != nil {
 		return nil, err
 	}
 	in, everywhere := []string{}, false
+	var more []schema.GroupVersionResource
 	for _, text := range texts {
 		w := parseWho(text)
 		everywhere = everywhere || w.isAddress() || w.entity != ""
 		in = append(in, w.in(current))
+		if w.entity == v1alpha1.EntityKubeAPIServer {
+			more = append(more, endpointSlicesResource)
+		}
 	}
 	if everywhere {
-		found, err := s.readCluster(ctx, warnings, nil)
+		found, err := s.readCluster(ctx, warnings, nil, more...)
 		if !apierrors.IsForbidden(err) {
 			return found, err
 		}
@@ -220,8 +230,9 @@ func parseWho(text string) who {
 	if len(parts) == 3 {
 		w.namespace, parts = parts[0], parts[1:]
 	}
+	_, notAddress := netip.ParseAddr(parts[0])
 	switch {
-	case len(parts) != 2:
+	case len(parts) != 2 || notAddress == nil: // 10.0.0.0/33 is a range that is none
 	case parts[0] == "pod":
 		w.pod = parts[1]
 	case parts[0] == "namespace" || parts[0] == "ns":
@@ -248,6 +259,9 @@ func (i *inventory) sides(namespace, from, to string) (a, b isolation.Side, err 
 	one, other := parseWho(from), parseWho(to)
 	a, errA := i.side(one, namespace, other.in(namespace))
 	b, errB := i.side(other, namespace, one.in(namespace))
+	if errA != nil && errB != nil && errA.Error() == errB.Error() {
+		return a, b, errA
+	}
 	return a, b, errors.Join(errA, errB)
 }
 
@@ -346,8 +360,10 @@ func only[T interface {
 	switch {
 	case len(names) == 1:
 		return found, nil
+	case len(slices.Compact(slices.Sorted(slices.Values(names)))) == 1:
+		return found, fmt.Errorf("these files have %s %s/%s more than once: which of them is meant?", kind, names[0], key.Name)
 	case len(names) > 1:
-		return found, fmt.Errorf("there is a %s %s in more than one namespace: write its namespace before it, or -n %s", kind, key.Name, strings.Join(names, " or -n "))
+		return found, fmt.Errorf("there is more than one %s %s: write its namespace before it, or -n %s", kind, key.Name, strings.Join(names, " or -n "))
 	case key.Namespace == "":
 		return found, fmt.Errorf("there is no %s %s in these files", kind, key.Name)
 	}

@@ -155,6 +155,8 @@ func TestCan(t *testing.T) {
 		"web shop/db":                       {`error: "web": write APP/TIER, pod/NAME, namespace/NAME, an address or an entity`},
 		"shop/web shop/db:nosuch_":          {`error: port "nosuch_": write a number`},
 		"shop/web Monitoring":               {"error: Monitoring: nobody has said what it is here"},
+		"nosuch/web nosuch/db":              {"error: there is no AppIsolation nosuch in these files\n"},
+		"shop/web 10.0.0.0/33":              {`error: "10.0.0.0/33": write APP/TIER, pod/NAME, namespace/NAME, an address`},
 		"shop/web":                          {"error: accepts 2 arg(s), received 1"},
 		"shop/web shop/db -o nosuch":        {"error: -o nosuch: write json, yaml or name"},
 		"shop/web shop/db -o name":          {"Blocked"},
@@ -168,9 +170,19 @@ func TestCan(t *testing.T) {
 			status := Exit(err, &said)
 			g := NewWithT(t)
 			g.Expect(status).To(Equal(map[string]int{"Open": 0, "Blocked": 1, "Unknown": 3}[want[0]]+map[bool]int{true: 2}[strings.HasPrefix(want[0], "error")]), out+said.String())
+			g.Expect(strings.Count(said.String(), "there is no AppIsolation")).To(BeNumerically("<", 2), "once is enough")
 			for _, text := range want {
 				g.Expect(out + errOut + said.String()).To(ContainSubstring(text))
 			}
 		})
 	}
+}
+
+func TestCanSaysWhatItCannotAsk(t *testing.T) {
+	t.Setenv("KUBECONFIG", "/nowhere")
+	sample := "../../config/samples/web-api-db.yaml"
+	_, _, err := run("can", "shop/web", "shop/db")
+	NewWithT(t).Expect(err).To(MatchError("name files with -f or -k, or a cluster: there is no kubeconfig"))
+	_, _, err = run("can", "-f", sample, "-f", sample, "shop/web", "shop/db")
+	NewWithT(t).Expect(err).To(MatchError("these files have AppIsolation shop/shop more than once: which of them is meant?"))
 }

@@ -62,10 +62,15 @@ func (s *source) read(ctx context.Context, warnings io.Writer, more ...schema.Gr
 		return nil, err
 	}
 	found, err := s.readCluster(ctx, warnings, []string{namespace}, more...)
+	return found, orFiles(err)
+}
+
+// orFiles says of a missing cluster that files would do as well.
+func orFiles(err error) error {
 	if errors.Is(err, errNoCluster) {
-		return nil, fmt.Errorf("name files with -f or -k, or a cluster: %w", err)
+		return fmt.Errorf("name files with -f or -k, or a cluster: %w", err)
 	}
-	return found, err
+	return err
 }
 
 var errNoCluster = errors.New("there is no kubeconfig")

@@ -86,6 +86,11 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 		Expect(status).To(BeZero(), "the pod's own address is the pod: "+text)
 		Expect(text).To(ContainSubstring("NetworkPolicy " + app.Namespace + "/legacy ingress[0]"))
 
+		By("the API server, which no application names")
+		text, status = answer(append(in, "can", "shop/a", "KubeAPIServer")...)
+		Expect(status).To(Equal(1), text)
+		Expect(text).To(ContainSubstring("ingress of KubeAPIServer   Open"))
+
 		By("what is declared and not in force")
 		dry := application(newNamespace(), "dry", "mode: DryRun"+twoTiers)
 		create(dry, &networkingv1.NetworkPolicy{
