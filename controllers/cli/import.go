@@ -31,6 +31,9 @@ func newImport(streams genericiooptions.IOStreams) *cobra.Command {
 A draft is for a person to read. It is in mode DryRun, so that applied unread it changes nothing; its comments say where
 each line comes from and what is to decide.`,
 		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() }, // without it, Args is not looked at
+
+		DisableFlagsInUseLine: true,
 	}
 	command.AddCommand(newImportPolicies(streams), newImportWorkloads(streams), newImportFlows(streams))
 	return command

@@ -132,6 +132,7 @@ func TestImportSaysWhatIsWrong(t *testing.T) {
 		"no policy":                {[]string{"policies", "-f", write("none.yaml", "{apiVersion: v1, kind: Namespace, metadata: {name: shop}}")}, "there is no NetworkPolicy to draft from"},
 		"no workload":              {[]string{"workloads", "-f", filepath.Join(dir, "none.yaml")}, "there is no Deployment, StatefulSet, DaemonSet, Job or CronJob to draft from"},
 		"no file and no cluster":   {[]string{"policies"}, "name files with -f or -k, or a cluster: there is no kubeconfig"},
+		"no such source":           {[]string{"polices"}, `unknown command "polices" for "appisolation import"`},
 		"no file of flows":         {[]string{"flows"}, "name a file of flows with -f"},
 		"a line that is no flow":   {[]string{"flows", "-f", write("wrong.jsonl", "\n{}\nFeb 01 00:00:00.000: shop/web -> shop/api\n")}, "wrong.jsonl:3: this is no flow of Hubble's"},
 		"nothing but other events": {[]string{"flows", "-f", write("events.jsonl", `{"lost_events":{}}`)}, "there is no connection to draft from:\n1 passed over: no flow but another event"},
