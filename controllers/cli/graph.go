@@ -91,6 +91,7 @@ func (i *inventory) graph(names []string, warnings io.Writer) (isolation.Graph, 
 	if err := i.narrow(names); err != nil {
 		return isolation.Graph{}, err
 	}
+	i.sayIfNone(warnings)
 	translations := i.translate()
 	if err := i.check(translations, warnings); err != nil && !i.live {
 		return isolation.Graph{}, err

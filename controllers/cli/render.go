@@ -69,5 +69,8 @@ func render(found *inventory, warnings io.Writer) ([]*networkingv1.NetworkPolicy
 	for _, t := range translations {
 		policies = append(policies, t.policies...)
 	}
+	if len(policies) == 0 {
+		found.sayIfNone(warnings)
+	}
 	return policies, found.check(translations, warnings)
 }

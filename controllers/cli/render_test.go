@@ -182,3 +182,20 @@ func TestRenderPassesOverWhatIsNoObject(t *testing.T) {
 	_, _, err = run("render", "-f", dir)
 	g.Expect(err).To(MatchError(MatchRegexp(`(?m)^\S+typo.yaml:\d+: .*spec.flow: there is no such field\n.*broken.yaml: `)), "a line for each")
 }
+
+func TestNoApplicationIsSaid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "other.yaml")
+	NewWithT(t).Expect(os.WriteFile(path, []byte("{apiVersion: v1, kind: Namespace, metadata: {name: shop}}"), 0o600)).To(Succeed())
+	for _, row := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"render", "-f", path}, "warning: there is no AppIsolation in these files\n"},
+		{[]string{"graph", "-f", path}, "warning: there is no AppIsolation in these files\n"},
+		{[]string{"graph", "-f", "../../config/samples/web-api-db.yaml", "-n", "team"}, "warning: there is no AppIsolation in namespace team in these files\n"},
+	} {
+		_, errOut, err := run(row.args...)
+		NewWithT(t).Expect(err).NotTo(HaveOccurred())
+		NewWithT(t).Expect(errOut).To(Equal(row.want))
+	}
+}

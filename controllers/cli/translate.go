@@ -33,6 +33,18 @@ func (i *inventory) translate() []translation {
 	return translations
 }
 
+// sayIfNone says that no application is asked for: no output is no answer.
+func (i *inventory) sayIfNone(warnings io.Writer) {
+	if slices.ContainsFunc(i.apps, i.asksForApp) {
+		return
+	}
+	where := inNamespaces(i.asked)
+	if !i.live {
+		where += " in these files"
+	}
+	fmt.Fprintf(warnings, "warning: there is no AppIsolation%s\n", where)
+}
+
 // check says what is wrong with translations: what keeps a declaration from being true is a warning, what keeps one
 // from being accepted is the error.
 func (i *inventory) check(translations []translation, warnings io.Writer) error {
