@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -361,10 +362,18 @@ func (s *source) completeSides(command *cobra.Command, args []string, _ string) 
 	if err != nil || len(args) > 1 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
+	current, err := s.namespaceOf(found)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
 	var names []string
 	for _, app := range found.apps {
+		name := app.Name
+		if current != "" && app.Namespace != current {
+			name = app.Namespace + "/" + name
+		}
 		for _, tier := range app.Spec.Tiers {
-			names = append(names, app.Name+"/"+string(tier.Name))
+			names = append(names, name+"/"+string(tier.Name))
 		}
 	}
 	for _, pod := range found.pods {
@@ -376,5 +385,6 @@ func (s *source) completeSides(command *cobra.Command, args []string, _ string) 
 	for _, entity := range entities {
 		names = append(names, string(entity))
 	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	slices.Sort(names)
+	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -185,4 +186,17 @@ func TestCanSaysWhatItCannotAsk(t *testing.T) {
 	NewWithT(t).Expect(err).To(MatchError("name files with -f or -k, or a cluster: there is no kubeconfig"))
 	_, _, err = run("can", "-f", sample, "-f", sample, "shop/web", "shop/db")
 	NewWithT(t).Expect(err).To(MatchError("these files have AppIsolation shop/shop more than once: which of them is meant?"))
+}
+
+func TestCanCompletesWhatItUnderstands(t *testing.T) {
+	samples := "../../config/samples/two-namespaces.yaml"
+	out, _, err := run("__complete", "can", "-f", samples, "-n", "default", "")
+	g := NewWithT(t)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(strings.Fields(out)).To(ContainElements("site/backend", "cassandra/store/cassandra", "World"))
+	g.Expect(strings.Count(out, "site/backend")).To(Equal(1), out)
+	for _, name := range []string{"site/backend", "cassandra/store/cassandra"} {
+		_, _, err := run("can", "-f", samples, "-n", "default", name, "World:443")
+		g.Expect(Exit(err, io.Discard)).NotTo(Equal(failure), name)
+	}
 }
