@@ -363,28 +363,33 @@ func (p Port) isPort(asked Port, listener Party) certainty {
 	if p.Protocol != asked.Protocol {
 		return no
 	}
-	if p == asked {
-		return yes
-	}
 	if p.Port.Type == intstr.Int && asked.Port.Type == intstr.Int {
-		last, askedLast := max(p.Port.IntVal, p.EndPort), max(asked.Port.IntVal, asked.EndPort)
-		return sure(p.Port.IntVal <= askedLast && asked.Port.IntVal <= last, !p.contains(asked))
+		return p.overlaps(asked)
 	}
 	if !listener.isPods() {
 		return sure(listener.outside.CIDR == "", true) // nobody outside calls a port anything
 	}
 	if listener.pod == nil {
-		return perhaps
+		return sure(true, p != asked)
 	}
 	return p.isPortOf(asked, listener.pod)
 }
 
-// isPortOf is isPort where one of them is a name, and the pod is known.
+// overlaps is isPort where both are numbers.
+func (p Port) overlaps(asked Port) certainty {
+	last, askedLast := max(p.Port.IntVal, p.EndPort), max(asked.Port.IntVal, asked.EndPort)
+	return sure(p.Port.IntVal <= askedLast && asked.Port.IntVal <= last, !p.contains(asked))
+}
+
+// isPortOf is isPort where one of them is a name, and the pod is known. A name that the pod does not give is no port.
 func (p Port) isPortOf(asked Port, pod *corev1.Pod) certainty {
-	meant, can, canNot := p.numbers(pod), false, false
+	can, canNot := false, false
 	for _, number := range asked.numbers(pod) {
-		is := slices.ContainsFunc(meant, func(m Port) bool { return m.contains(number) })
-		can, canNot = can || is, canNot || !is
+		is := no
+		for _, meant := range p.numbers(pod) {
+			is = max(is, meant.overlaps(number))
+		}
+		can, canNot = can || is != no, canNot || is != yes
 	}
 	return sure(can, canNot)
 }

@@ -119,6 +119,10 @@ func TestReachByThePortsName(t *testing.T) {
 		{name("http"), number(80), selected, perhaps},
 		{name("http"), name("http"), selected, yes},
 		{name("http"), number(80), outside, no},
+		{name("http"), name("http"), outside, no},
+		{name("http"), name("http"), known, yes},
+		{name("nosuch"), name("nosuch"), known, no},
+		{name("http"), Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(79), EndPort: 81}, known, perhaps},
 		{name("http"), number(80), Everybody(), perhaps},
 		{Port{Protocol: v1alpha1.ProtocolUDP, Port: intstr.FromString("http")}, number(80), known, no},
 	} {
