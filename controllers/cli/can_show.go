@@ -70,7 +70,7 @@ func (r *reply) remarks(answer isolation.Answer) []string {
 	switch {
 	case answer.Verdict.Self:
 		texts = append(texts, "A pod always reaches itself: no policy can close that.")
-	case r.a.Peer.Entity == v1alpha1.EntityNodes:
+	case answer.FromNodes:
 		texts = append(texts, "Each node reaches the pods that run on it, whatever policies say.")
 	}
 	if answer.Mixed {

@@ -140,6 +140,7 @@ func TestCan(t *testing.T) {
 		"namespace/edge namespace/nosuch":   {"Open", "on every port"},
 		"pod/web pod/web:80":                {"Open", "A pod always reaches itself"},
 		"pod/agent 203.0.113.7:443":         {"Unknown", "its pods use their nodes' network"},
+		"pod/agent pod/web:81":              {"Unknown", "Each node reaches the pods that run on it"},
 		"Nodes shop/db":                     {"Unknown", "Each node reaches the pods that run on it"},
 		"All shop/web:80":                   {"Unknown", "ingress public"},
 		"all shop/db:1":                     {"Unknown", "shop/legacy"},

@@ -110,27 +110,47 @@ type Answer struct {
 	State State
 	// Mixed means that it is Unknown because some connections are open and some are not.
 	Mixed bool
+	// FromNodes means that some come from nodes, each of which reaches the pods that run on it, whatever policies say
+	// (https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation).
+	FromNodes bool
 	// Verdict is on the connections from one party to another that have the answer's state; where it is mixed, on the
 	// first that are not open.
 	Verdict  Verdict
 	From, To Party
 }
 
-// Ask judges all connections between two sides on a port.
+// Ask judges all connections between two sides on a port. A pod's way to itself, which nobody can close, is one only if
+// there is no other.
 func (n Network) Ask(from, to Side, port Port) Answer {
 	var answers []Answer
 	for _, f := range from.Parties {
 		for _, t := range to.Parties {
 			verdict := n.Judge(f, t, port)
-			answers = append(answers, Answer{port, verdict.State, false, verdict, f, t})
+			answers = append(answers, Answer{Port: port, State: verdict.State, Verdict: verdict, From: f, To: t})
 		}
+	}
+	isSelf := func(a Answer) bool { return a.Verdict.Self }
+	if others := slices.DeleteFunc(slices.Clone(answers), isSelf); len(others) > 0 {
+		answers = others
 	}
 	if len(answers) == 0 {
 		return Answer{Port: port, State: Unknown}
 	}
+	answer := inSum(answers)
+	answer.FromNodes = slices.ContainsFunc(answers, func(a Answer) bool {
+		return a.To.isPods() && (from.Peer.Entity == v1alpha1.EntityNodes || a.From.onHostNetwork())
+	})
+	if answer.FromNodes && answer.State == Blocked {
+		answer.State, answer.Mixed = Unknown, true
+	}
+	return answer
+}
+
+// inSum is the answer to all connections.
+func inSum(answers []Answer) Answer {
 	for _, state := range []State{Open, Blocked} {
 		if !slices.ContainsFunc(answers, func(a Answer) bool { return a.State != state }) {
-			return nodes(from, answers[0])
+			return answers[0]
 		}
 	}
 	worst := answers[slices.IndexFunc(answers, func(a Answer) bool { return a.State != Open })]
@@ -139,17 +159,8 @@ func (n Network) Ask(from, to Side, port Port) Answer {
 	return worst
 }
 
-// nodes takes back that nodes are blocked: each reaches the pods that run on it, whatever policies say
-// (https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation).
-func nodes(from Side, answer Answer) Answer {
-	if from.Peer.Entity == v1alpha1.EntityNodes && answer.State == Blocked {
-		answer.State, answer.Mixed = Unknown, true
-	}
-	return answer
-}
-
-// AskedPorts are the ports to ask about where none is named: those that a tier declares or a pod has, or else those that
-// the policies speak of.
+// AskedPorts are the ports to ask about where none is named: those that a tier declares, or else those that the policies
+// speak of.
 func (n Network) AskedPorts(from, to Side) []Port {
 	if to.Tier != nil {
 		return declaredPorts(to.Tier, nil)

@@ -7,7 +7,9 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 
@@ -142,6 +144,31 @@ func TestAdditionToAFlow(t *testing.T) {
 	g.Expect(undeclared.Spec.Tiers).To(HaveLen(1))
 	g.Expect(undeclared.Also).To(Equal([]string{"flow web -> db"}))
 	g.Expect(undeclared.Field()).To(Equal("spec.tiers"))
+}
+
+// A replica reaches itself, and a node what runs on it: neither makes a closed tier half open, or a node surely shut out.
+func TestAskOfPodsThemselvesAndOfNodes(t *testing.T) {
+	tier, app := tierWith("db"), &v1alpha1.AppIsolation{}
+	app.Namespace = "shop"
+	pod := func(name string, hostNetwork bool) *corev1.Pod {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Labels: map[string]string{"tier": "db", "pod-name": name}}}
+		pod.Spec.HostNetwork = hostNetwork
+		return pod
+	}
+	closed := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop"}}
+	closed.Spec.PolicyTypes = policyTypes
+	network, port := NewNetwork([]*networkingv1.NetworkPolicy{closed}), Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(80)}
+	one := TierSide(app, &tier, nil, []*corev1.Pod{pod("db-0", false)})
+	two := TierSide(app, &tier, nil, []*corev1.Pod{pod("db-0", false), pod("db-1", false)})
+	agent := PodSide(pod("agent", true), nil, nil)
+	g := NewWithT(t)
+	g.Expect(network.Ask(two, two, port).State).To(Equal(Blocked))
+	g.Expect(network.Ask(one, one, port).State).To(Equal(Open))
+	closed.Spec.PodSelector.MatchLabels = map[string]string{"pod-name": "db-0"}
+	fromNode := network.Ask(agent, one, port)
+	g.Expect(fromNode.State).To(Equal(Unknown))
+	g.Expect(fromNode.FromNodes).To(BeTrue())
+	g.Expect(network.Ask(agent, Side{Parties: []Party{Everybody()}}, port).FromNodes).To(BeFalse())
 }
 
 func tierWith(name v1alpha1.TierName, ports ...v1alpha1.PortName) v1alpha1.Tier {
