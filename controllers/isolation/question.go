@@ -8,7 +8,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/apimachinery/pkg/util/validation"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -22,6 +21,8 @@ type Side struct {
 	Tier *v1alpha1.Tier
 	// Peer is what another application calls them.
 	Peer v1alpha1.Peer
+	// Ports are those that an entity brings; nothing, if it does not.
+	Ports []Port
 }
 
 // TierSide are the pods of an application's tier: those of the given ones that it selects, or whatever it would select.
@@ -37,11 +38,12 @@ func TierSide(app *v1alpha1.AppIsolation, tier *v1alpha1.Tier, namespaceLabels m
 func PodSide(pod *corev1.Pod, namespaceLabels map[string]string, apps []*v1alpha1.AppIsolation) Side {
 	side := Side{Parties: []Party{PodsParty(namespaceLabels, pod)}}
 	side.Peer = v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(pod.Namespace)}
-	if len(pod.Labels) > 0 {
-		side.Peer.PodSelector = &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{}}
+	lasting := stableLabels(pod.Labels)
+	if len(lasting) == 0 {
+		lasting = pod.Labels
 	}
-	for key, value := range pod.Labels {
-		side.Peer.PodSelector.MatchLabels[key] = v1alpha1.LabelValue(value)
+	if len(lasting) > 0 {
+		side.Peer.PodSelector = draftedSelector(metav1.LabelSelector{MatchLabels: lasting})
 	}
 	for _, app := range apps {
 		for i := range app.Spec.Tiers {
@@ -64,10 +66,21 @@ func NamespaceSide(namespace string, namespaceLabels map[string]string, pods []*
 // EntitySide is who an entity stands for; of pods, the given ones.
 func EntitySide(entity v1alpha1.Entity, facts Facts, pods []*corev1.Pod) Side {
 	side := Side{Peer: v1alpha1.Peer{Entity: entity}}
+	if entity == v1alpha1.EntityKubeAPIServer {
+		side.Ports = apiServerPorts(facts.APIServer)
+	}
 	for _, party := range EntityParties(entity, facts) {
 		side.Parties = append(side.Parties, party.among(facts.Namespaces[party.Namespace], pods)...)
 	}
 	return side
+}
+
+func apiServerPorts(server APIServer) []Port {
+	var ports []Port
+	for _, endpoint := range server.Endpoints {
+		ports = append(ports, Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(int32(endpoint.Port()))})
+	}
+	return normalPorts(ports)
 }
 
 // among are those of the pods that the party means, put together where they are alike; or itself, if none is known.
@@ -159,11 +172,14 @@ func inSum(answers []Answer) Answer {
 	return worst
 }
 
-// AskedPorts are the ports to ask about where none is named: those that a tier declares, or else those that the policies
-// speak of.
+// AskedPorts are the ports to ask about where none is named: those that a tier declares or an entity brings, or else those
+// that the policies speak of.
 func (n Network) AskedPorts(from, to Side) []Port {
 	if to.Tier != nil {
 		return declaredPorts(to.Tier, nil)
+	}
+	if to.Ports != nil {
+		return to.Ports
 	}
 	var ports []Port
 	for _, f := range from.Parties {
@@ -188,9 +204,10 @@ func ParsePort(text string, to Side) (Port, error) {
 			return portsOf([]v1alpha1.Port{declared})[0], nil
 		}
 	}
-	var first, last int32
-	if n, _ := fmt.Sscanf(number, "%d-%d", &first, &last); n == 2 {
-		port.Port, port.EndPort = intstr.FromInt32(first), &last
+	if first, last, isRange := strings.Cut(number, "-"); isRange {
+		if from, to := intstr.Parse(first), intstr.Parse(last); from.Type == intstr.Int && to.Type == intstr.Int {
+			port.Port, port.EndPort = from, &to.IntVal
+		}
 	}
 	if errs := checkPort(port, nil); len(errs) > 0 {
 		return Port{}, fmt.Errorf("port %q: write a number, a range or a name, with a protocol if it is not TCP: 8080, 8000-8100, http, 53/UDP", text)
@@ -212,11 +229,11 @@ type Addition struct {
 // Additions are what applications' declarations lack for connections between two sides on a port to pass, where one of
 // the halves is blocked. An end that no application has is nobody's to declare.
 func Additions(from, to Side, port Port, egress, ingress bool) []Addition {
-	if port == (Port{}) && (to.Tier == nil || len(to.Tier.Ports) == 0) {
-		return nil // there is no word for every port
+	if !canBeSaid(to, port) {
+		return nil
 	}
 	if from.App != nil && from.App == to.App {
-		return []Addition{flowFor(from, to, port)}
+		return flowFor(from, to, port)
 	}
 	var additions []Addition
 	if egress && from.App != nil {
@@ -232,9 +249,24 @@ func Additions(from, to Side, port Port, egress, ingress bool) []Addition {
 	return additions
 }
 
-// flowFor is the flow that lets one tier connect to another, or the one that is there with the port added. A flow
-// without ports has all that the tier declares.
-func flowFor(from, to Side, port Port) Addition {
+// canBeSaid says whether there are words for a port of somebody.
+func canBeSaid(to Side, port Port) bool {
+	switch {
+	case to.Tier != nil:
+		return port != Port{} || len(to.Tier.Ports) > 0
+	case to.Ports != nil: // the entity brings these and no other
+		return slices.Contains(to.Ports, port)
+	case port == Port{}:
+		return to.Peer.Entity == v1alpha1.EntityAll
+	case port.Port.Type == intstr.String: // nobody outside calls a port anything
+		return slices.ContainsFunc(to.Parties, Party.isPods)
+	}
+	return true
+}
+
+// flowFor is the flow that lets one tier connect to another, or the one that is there with the port added; nothing, if
+// it is declared and something else keeps it from being in force. A flow without ports has all that the tier declares.
+func flowFor(from, to Side, port Port) []Addition {
 	flow := v1alpha1.Flow{From: v1alpha1.TierRef(from.Tier.Name), To: v1alpha1.TierRef(to.Tier.Name), Ports: to.portNames(port)}
 	addition := Addition{App: from.App}
 	addition.Spec.Flows = []v1alpha1.Flow{flow}
@@ -242,14 +274,17 @@ func flowFor(from, to Side, port Port) Addition {
 		if have.From != flow.From || have.To != flow.To {
 			continue
 		}
-		if have.Ports == nil {
+		if have.Ports == nil || len(flow.Ports) > 0 && slices.Contains(have.Ports, flow.Ports[0]) {
 			addition.Spec.Flows = nil
 			break
 		}
 		addition.Instead = fmt.Sprintf("spec.flows[%d]", i)
 		addition.Spec.Flows[0].Ports = slices.Compact(slices.Sorted(slices.Values(slices.Concat(have.Ports, flow.Ports))))
 	}
-	return addition.withPort(to, port)
+	if addition = addition.withPort(to, port); len(addition.Spec.Flows)+len(addition.Spec.Tiers) == 0 {
+		return nil
+	}
+	return []Addition{addition}
 }
 
 // withPort is the addition with the port that the tier lacks, if it does, and the lines that have all of its ports.
@@ -272,21 +307,33 @@ func (a Addition) withPort(to Side, port Port) Addition {
 }
 
 func egressFor(from, to Side, port Port) Addition {
-	entry := v1alpha1.Egress{Name: entryNameFor(to), From: []v1alpha1.TierRef{v1alpha1.TierRef(from.Tier.Name)}, To: []v1alpha1.Peer{*to.Peer.DeepCopy()}}
+	names := entryNames()
+	for _, have := range from.App.Spec.Egress {
+		names.given.Insert(string(have.Name))
+	}
+	entry := v1alpha1.Egress{Name: to.entryName(names), From: []v1alpha1.TierRef{v1alpha1.TierRef(from.Tier.Name)}, To: []v1alpha1.Peer{*to.Peer.DeepCopy()}}
 	if app := entry.To[0].App; app != nil {
 		app.Ports = to.portNames(port)
 		if string(app.Namespace) == from.App.Namespace {
 			app.Namespace = ""
 		}
-	} else if !bringsPorts(to.Peer) {
-		entry.Ports = []v1alpha1.Port{port.declared()}
+	}
+	if to.Peer.Entity == v1alpha1.EntityAll && port != (Port{}) {
+		entry.To = everyAddress()
+	}
+	if !bringsPorts(entry.To[0]) {
+		entry.Ports = []v1alpha1.Port{draftedPort(port)}
 	}
 	return Addition{App: from.App, Spec: v1alpha1.AppIsolationSpec{Egress: []v1alpha1.Egress{entry}}}
 }
 
 func ingressFor(from, to Side, port Port) Addition {
+	names := entryNames()
+	for _, have := range to.App.Spec.Ingress {
+		names.given.Insert(string(have.Name))
+	}
 	entry := v1alpha1.Ingress{
-		Name: entryNameFor(from), From: []v1alpha1.Peer{*from.Peer.DeepCopy()},
+		Name: from.entryName(names), From: []v1alpha1.Peer{*from.Peer.DeepCopy()},
 		To: []v1alpha1.TierRef{v1alpha1.TierRef(to.Tier.Name)}, Ports: to.portNames(port),
 	}
 	if app := entry.From[0].App; app != nil && string(app.Namespace) == to.App.Namespace {
@@ -302,7 +349,11 @@ func (s Side) portNames(asked Port) []v1alpha1.PortName {
 	case asked == (Port{}), declared != nil && declared.Name == "" && len(s.Tier.Ports) == 1:
 		return nil
 	case declared == nil || declared.Name == "":
-		return []v1alpha1.PortName{asked.name()}
+		names := newNames(maxPortName)
+		for _, port := range s.Tier.Ports {
+			names.given.Insert(string(port.Name))
+		}
+		return []v1alpha1.PortName{v1alpha1.PortName(names.give(portName(asked)))}
 	}
 	return []v1alpha1.PortName{declared.Name}
 }
@@ -323,49 +374,21 @@ func (s Side) undeclared(asked Port) []v1alpha1.Tier {
 	if len(names) == 0 || slices.ContainsFunc(s.Tier.Ports, func(p v1alpha1.TierPort) bool { return p.Name == names[0] }) {
 		return nil
 	}
-	return []v1alpha1.Tier{{Name: s.Tier.Name, Ports: []v1alpha1.TierPort{{Name: names[0], Port: asked.declared()}}}}
+	return []v1alpha1.Tier{{Name: s.Tier.Name, Ports: []v1alpha1.TierPort{{Name: names[0], Port: draftedPort(asked)}}}}
 }
 
-// name is a name for a port: its own, or tcp-8080.
-func (p Port) name() v1alpha1.PortName {
-	if p.Port.Type == intstr.String {
-		return v1alpha1.PortName(p.Port.StrVal)
-	}
-	return v1alpha1.PortName(fmt.Sprintf("%s-%d", strings.ToLower(string(p.Protocol)), p.Port.IntVal))
-}
-
-// declared is a port as a declaration has it.
-func (p Port) declared() v1alpha1.Port {
-	port := v1alpha1.Port{Port: p.Port}
-	if p.EndPort != 0 {
-		port.EndPort = &p.EndPort
-	}
-	if p.Protocol != v1alpha1.ProtocolTCP {
-		port.Protocol = p.Protocol
-	}
-	return port
-}
-
-// entryNameFor is a name for an entry about a side.
-func entryNameFor(s Side) v1alpha1.EntryName {
-	name := strings.ToLower(string(s.Peer.Entity))
+// entryName is a name for an entry about a side, beside others.
+func (s Side) entryName(names givenNames) v1alpha1.EntryName {
+	name := string(s.Peer.Entity)
 	switch {
 	case s.App != nil:
 		name = s.App.Name + "-" + string(s.Tier.Name)
 	case s.Peer.Namespace != "":
 		name = string(s.Peer.Namespace)
 	case s.Peer.IPBlock != nil:
-		name = strings.Map(func(r rune) rune {
-			if strings.ContainsRune("./:", r) {
-				return '-'
-			}
-			return r
-		}, "net-"+s.Peer.IPBlock.CIDR)
+		name = "net-" + s.Peer.IPBlock.CIDR
 	}
-	if len(validation.IsDNS1123Label(name)) > 0 { // an application's name may have dots, and be long
-		name = "peer-" + hash8(name)
-	}
-	return v1alpha1.EntryName(name)
+	return v1alpha1.EntryName(names.give(name))
 }
 
 // FieldOf is the field of a declaration that a line of it, as rules are annotated with, stands for; empty, if it has no

@@ -2,6 +2,7 @@ package isolation
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +147,52 @@ func TestAdditionToAFlow(t *testing.T) {
 	g.Expect(undeclared.Field()).To(Equal("spec.tiers"))
 }
 
+// What is to be added is accepted beside what is there, opens what was asked and no more, and is something.
+func TestAdditionsBesideWhatIsThere(t *testing.T) {
+	app := &v1alpha1.AppIsolation{}
+	app.Namespace, app.Name = "shop", "shop"
+	app.Spec.Tiers = []v1alpha1.Tier{tierWith("web"), tierWith("db", "tcp-8000")}
+	app.Spec.Flows = []v1alpha1.Flow{{From: "web", To: "db", Ports: []v1alpha1.PortName{"tcp-8000"}}}
+	app.Spec.Ingress = []v1alpha1.Ingress{{Name: "monitoring"}}
+	app.Spec.Egress = []v1alpha1.Egress{{Name: "net-192-0-2-0-24"}}
+	web, db := TierSide(app, &app.Spec.Tiers[0], nil, nil), TierSide(app, &app.Spec.Tiers[1], nil, nil)
+	tcp := func(number intstr.IntOrString) Port { return Port{Protocol: v1alpha1.ProtocolTCP, Port: number} }
+	g := NewWithT(t)
+
+	g.Expect(Additions(web, db, tcp(intstr.FromInt32(3306)), true, true)).To(BeEmpty(), "it is declared")
+	g.Expect(Additions(web, db, tcp(intstr.FromInt32(8000)), true, true)[0].Spec.Flows[0].Ports).To(Equal([]v1alpha1.PortName{"tcp-8000", "tcp-8000-2"}))
+
+	monitoring := Side{Peer: v1alpha1.Peer{Entity: v1alpha1.EntityMonitoring}}
+	g.Expect(Additions(monitoring, db, tcp(intstr.FromInt32(3306)), true, true)[0].Spec.Ingress[0].Name).To(BeEquivalentTo("monitoring-2"))
+
+	outside := Side{
+		Parties: []Party{RangeParty(netip.MustParsePrefix("192.0.2.0/24"))},
+		Peer:    v1alpha1.Peer{IPBlock: &v1alpha1.IPBlock{CIDR: "192.0.2.0/24"}},
+	}
+	g.Expect(Additions(web, outside, tcp(intstr.FromInt32(443)), true, false)[0].Spec.Egress[0].Name).To(BeEquivalentTo("net-192-0-2-0-24-2"))
+	g.Expect(Additions(web, outside, tcp(intstr.FromString("https")), true, false)).To(BeEmpty(), "nobody outside calls a port that")
+	g.Expect(Additions(web, outside, Port{}, true, false)).To(BeEmpty())
+
+	all := EntitySide(v1alpha1.EntityAll, Facts{}, nil)
+	onePort := Additions(web, all, tcp(intstr.FromInt32(443)), true, false)[0].Spec.Egress[0]
+	g.Expect(onePort.To).To(Equal(everyAddress()), "entity All has every port")
+	g.Expect(onePort.Ports).To(HaveLen(1))
+	g.Expect(Additions(web, all, Port{}, true, false)[0].Spec.Egress[0].To).To(Equal([]v1alpha1.Peer{{Entity: v1alpha1.EntityAll}}))
+
+	server := EntitySide(v1alpha1.EntityKubeAPIServer, Facts{APIServer: APIServer{Endpoints: []netip.AddrPort{netip.MustParseAddrPort("192.0.2.1:6443")}}}, nil)
+	g.Expect(Network{}.AskedPorts(web, server)).To(Equal([]Port{tcp(intstr.FromInt32(6443))}))
+	g.Expect(Additions(web, server, tcp(intstr.FromInt32(6443)), true, false)).To(HaveLen(1))
+	g.Expect(Additions(web, server, tcp(intstr.FromInt32(443)), true, false)).To(BeEmpty(), "the entity brings its own")
+}
+
+// A pod is named by what the next of its kind has too.
+func TestPodSideIsOfLabelsThatLast(t *testing.T) {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Labels: map[string]string{"app": "x", "pod-template-hash": "5d4"}}}
+	NewWithT(t).Expect(PodSide(pod, nil, nil).Peer.PodSelector.MatchLabels).To(Equal(map[string]v1alpha1.LabelValue{"app": "x"}))
+	delete(pod.Labels, "app")
+	NewWithT(t).Expect(PodSide(pod, nil, nil).Peer.PodSelector.MatchLabels).To(HaveLen(1), "not the whole namespace")
+}
+
 // A replica reaches itself, and a node what runs on it: neither makes a closed tier half open, or a node surely shut out.
 func TestAskOfPodsThemselvesAndOfNodes(t *testing.T) {
 	tier, app := tierWith("db"), &v1alpha1.AppIsolation{}
@@ -184,7 +231,7 @@ func TestParsePort(t *testing.T) {
 	to := Side{Tier: &db}
 	for text, want := range map[string]string{
 		"80": "80/TCP", "53/UDP": "53/UDP", "53/udp": "53/UDP", "8000-8100": "8000-8100/TCP", "mysql": "3306/TCP", "http": "http/TCP", "mysql/UDP": "mysql/UDP",
-		"0": "", "70000": "", "9-8": "", "80/ICMP": "", "": "", "8000-": "", "-1": "", "80/": "80/TCP",
+		"8000-8100x": "8000-8100x/TCP", "80-90-100": "", "my-port": "my-port/TCP", "0": "", "70000": "", "9-8": "", "80/ICMP": "", "": "", "8000-": "", "-1": "", "80/": "80/TCP",
 	} {
 		port, err := ParsePort(text, to)
 		if want == "" {
