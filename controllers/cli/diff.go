@@ -30,7 +30,8 @@ func newDiff(streams genericiooptions.IOStreams) *cobra.Command {
 		Long: `Say what files would change: the NetworkPolicies, and who reaches whom.
 
 Without --base they are compared with the cluster, as if they were applied there: what they do not hold stays. With
---base they are compared with other files, which are read in the same way (-R, -k), and what only those hold goes.
+--base they are compared with other files, which are read in the same way (-R, -k), and what only those hold goes, but
+for the policies of an application with deletionPolicy: Orphan.
 
   frees      pods that were isolated are no longer: everything is open to them
   opens      a connection passes that did not
@@ -109,8 +110,11 @@ func (s *source) at(base []string) *source {
 	return &other
 }
 
-// concerned are the namespaces that files are about.
+// concerned are the namespaces that files are about; none means all, as a profile may be about any.
 func (i *inventory) concerned() []string {
+	if len(i.profiles) > 0 {
+		return nil
+	}
 	named := map[string]bool{}
 	for _, app := range i.apps {
 		maps.Copy(named, isolation.NamedNamespaces(app))
@@ -133,10 +137,27 @@ func (f inForce) put(policies ...*networkingv1.NetworkPolicy) {
 	}
 }
 
-// replace puts an application's policies in place of those that it has.
-func (f inForce) replace(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy) {
+// replace puts an application's policies in place of those that it has. One that somebody else has by the same name
+// stays, as the operator leaves it.
+func (f inForce) replace(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy, warnings io.Writer) {
 	maps.DeleteFunc(f, func(_ types.NamespacedName, policy *networkingv1.NetworkPolicy) bool { return isOf(policy, app) })
-	f.put(policies...)
+	for _, policy := range policies {
+		if f[keyOf(policy)] == nil {
+			f.put(policy)
+			continue
+		}
+		fmt.Fprintf(warnings, "warning: NetworkPolicy %s/%s is not AppIsolation %s's: it stays as it is, and the application's is not written\n",
+			policy.Namespace, policy.Name, app.Name)
+	}
+}
+
+// keep keeps an application's policies as they were before, where nothing has taken their place.
+func (f inForce) keep(app *v1alpha1.AppIsolation, before inForce) {
+	for key, policy := range before {
+		if isOf(policy, app) && f[key] == nil {
+			f[key] = policy
+		}
+	}
 }
 
 func isOf(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) bool {
@@ -156,6 +177,11 @@ func between(old, files *inventory, warnings io.Writer) (before, after isolation
 		fmt.Fprintln(warnings, "warning: --base:", errWas)
 	}
 	is, err := files.allInForce(warnings, was)
+	for _, app := range old.apps {
+		if files.byKey[keyOf(app)] == nil && app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan {
+			is.keep(app, was)
+		}
+	}
 	return was.setting(old), is.setting(files), err
 }
 
@@ -169,12 +195,8 @@ func (i *inventory) allInForce(warnings io.Writer, before inForce) (inForce, err
 	for _, t := range translations {
 		if t.app.Spec.EffectiveMode() == v1alpha1.ModeEnforce {
 			all.put(t.policies...)
-			continue
-		}
-		for key, policy := range before {
-			if isOf(policy, t.app) {
-				all[key] = policy
-			}
+		} else {
+			all.keep(t.app, before)
 		}
 	}
 	return all, errors.Join(err, i.check(translations, warnings))
@@ -201,8 +223,8 @@ func (i *inventory) with(files *inventory, warnings io.Writer) (before, after is
 			applied = append(applied, t)
 		}
 		unchanged := len(isolation.Changed(old[keyOf(t.app)].policies, t.policies)) == 0
-		if t.app.Spec.EffectiveMode() == v1alpha1.ModeEnforce && len(t.policies) > 0 && (isApplied || !unchanged) {
-			is.replace(t.app, t.policies)
+		if t.app.Spec.EffectiveMode() == v1alpha1.ModeEnforce && !t.isRefused() && (isApplied || !unchanged) {
+			is.replace(t.app, t.policies, warnings)
 		}
 	}
 	baselines, errWas := i.baselines()

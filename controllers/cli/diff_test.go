@@ -8,6 +8,10 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
+
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 const twoTiers = `apiVersion: appisolation.io/v1alpha1
@@ -78,8 +82,9 @@ func TestDiffTellsWhatChanges(t *testing.T) {
 		"a new policy of somebody's": {twoTiers, twoTiers + legacy, []string{
 			"may open   namespace shop → shop/shop/db on every port", // from whoever of them is not isolated
 		}},
-		"mode DryRun freezes":   {twoTiers, replaced("Enforce", "DryRun"), nil},
-		"mode DryRun is frozen": {"", replaced("Enforce", "DryRun"), nil},
+		"an application gone that leaves its policies": {replaced("mode: Enforce", "deletionPolicy: Orphan"), "", nil},
+		"mode DryRun freezes":                          {twoTiers, replaced("Enforce", "DryRun"), nil},
+		"mode DryRun is frozen":                        {"", replaced("Enforce", "DryRun"), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nothing := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: passed-over}\n---\n"
@@ -98,6 +103,59 @@ func TestDiffTellsWhatChanges(t *testing.T) {
 			g.Expect(out).To(ContainSubstring("\n+++ "))
 		})
 	}
+}
+
+// What is applied to a cluster: an application without tiers has no policies left, one that is refused has its last
+// ones, and somebody else's policy of the same name stays.
+func TestDiffWithACluster(t *testing.T) {
+	read := func(text string, more ...*networkingv1.NetworkPolicy) *inventory {
+		paths := written(t, text)
+		found, err := (&source{
+			FileNameFlags: genericclioptions.FileNameFlags{Filenames: &paths, Kustomize: new(string), Recursive: new(bool)},
+			cluster:       genericclioptions.NewConfigFlags(true),
+		}).readFiles()
+		NewWithT(t).Expect(err).NotTo(HaveOccurred())
+		found.policies = append(found.policies, more...)
+		return found
+	}
+	ours := read(twoTiers).translate()[0].policies
+	theirs := ours[0].DeepCopy()
+	theirs.Labels = nil
+	noTiers := "apiVersion: appisolation.io/v1alpha1\nkind: AppIsolation\nmetadata: {name: shop, namespace: shop}\nspec: {tiers: [], flows: [], ingress: [], egress: []}\n"
+	for name, row := range map[string]struct {
+		cluster        []*networkingv1.NetworkPolicy
+		apply          string
+		deleted        int
+		warning, error string
+	}{
+		"no tiers":     {ours, noTiers, 2, "", ""},
+		"refused":      {ours, strings.Replace(twoTiers, "to: db", "to: nosuch", 1), 0, "", "not accepted"},
+		"a name taken": {append([]*networkingv1.NetworkPolicy{theirs}, ours[1:]...), twoTiers, 0, "warning: NetworkPolicy shop/shop-db is not AppIsolation shop's", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			live := read(twoTiers, row.cluster...)
+			live.live = true
+			var warnings bytes.Buffer
+			before, after, err := live.with(read(row.apply), &warnings)
+			if row.error == "" {
+				g.Expect(err).NotTo(HaveOccurred())
+			} else {
+				g.Expect(err).To(MatchError(ContainSubstring(row.error)))
+			}
+			g.Expect(warnings.String()).To(HavePrefix(row.warning))
+			g.Expect(isolation.Changed(before.Policies, after.Policies)).To(HaveLen(row.deleted))
+		})
+	}
+}
+
+// A profile is about namespaces that its file does not name.
+func TestDiffOfAProfileConcernsEveryNamespace(t *testing.T) {
+	files := newInventory()
+	files.namespaces["shop"] = nil
+	NewWithT(t).Expect(files.concerned()).To(Equal([]string{"shop"}))
+	files.profiles["default"] = nil
+	NewWithT(t).Expect(files.concerned()).To(BeEmpty())
 }
 
 func TestDiffForAPullRequest(t *testing.T) {

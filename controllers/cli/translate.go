@@ -21,6 +21,11 @@ type translation struct {
 	problems []isolation.Problem
 }
 
+// isRefused says whether the operator would not accept the application: its last policies stay then.
+func (t translation) isRefused() bool {
+	return slices.ContainsFunc(t.problems, func(p isolation.Problem) bool { return p.Condition == v1alpha1.ConditionAccepted })
+}
+
 // translate translates the applications that are asked for.
 func (i *inventory) translate() []translation {
 	var translations []translation
