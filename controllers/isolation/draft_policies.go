@@ -48,10 +48,20 @@ func DraftPolicies(namespace, name string, policies []*networkingv1.NetworkPolic
 		}
 	}
 	slices.Sort(draft.Replaces)
+	i.noteTakenNames(&draft)
 	if len(said) == 0 {
 		draft.note("", "nothing of this can be said: the AppIsolation is empty")
 	}
 	return draft
+}
+
+// noteTakenNames says which policies have the names that the draft's own will have: it cannot become Ready beside them.
+func (i policyImport) noteTakenNames(draft *Draft) {
+	for _, want := range (Model{Name: i.name, Tiers: tiers(&draft.App.Spec), DenyRest: draft.App.Spec.Scope == v1alpha1.ScopeNamespace}).NetworkPolicies() {
+		if have := named(i.all, want.Name); have != nil && ownerOf(have) == "" {
+			draft.note("", "NetworkPolicy %s has a name that the AppIsolation's own will have, and is never overwritten: give the AppIsolation another name", want.Name)
+		}
+	}
 }
 
 // policyImport is what is known while policies are drafted.

@@ -288,3 +288,12 @@ func TestDraftNamesAreLegalAndUnique(t *testing.T) {
 	g.Expect(given.give("--")).To(Equal("x"))
 	g.Expect(draftedPort(Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(1)}).Protocol).To(BeEmpty())
 }
+
+// Beside a policy that has its name, a draft's own would never be written.
+func TestDraftOfPoliciesNotesTakenNames(t *testing.T) {
+	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop-web"}}
+	policy.Spec.PodSelector.MatchLabels = map[string]string{"tier": "web"}
+	g, all := NewWithT(t), []*networkingv1.NetworkPolicy{policy}
+	g.Expect(DraftPolicies("shop", "shop", all, nil).Notes).To(ContainElement(HaveField("Text", HavePrefix("NetworkPolicy shop-web has a name"))))
+	g.Expect(DraftPolicies("shop", "store", all, nil).Notes).NotTo(ContainElement(HaveField("Text", ContainSubstring("has a name"))))
+}
