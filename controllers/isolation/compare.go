@@ -139,7 +139,7 @@ func namesOf(apps []*v1alpha1.AppIsolation) map[string]string {
 }
 
 func (c *comparison) name(peer Peer) string {
-	if peer.Pods != nil && len(peer.Pods.MatchLabels)+len(peer.Pods.MatchExpressions) == 0 {
+	if peer.Pods != nil && isEmpty(*peer.Pods) {
 		peer.Pods = nil
 	}
 	return cmp.Or(c.names[sortKey(peer)], peer.Text(), "everybody")

@@ -180,3 +180,6 @@ func (l label) in(values []string) certainty {
 }
 
 func (l label) exists() certainty { return sure(!l.only || len(l.values) > 0, l.mayLack) }
+
+// isImpossible says that it cannot have any value, nor be missing.
+func (l label) isImpossible() bool { return l.only && len(l.values) == 0 && !l.mayLack }

@@ -357,35 +357,13 @@ func checkSelector(selector *v1alpha1.LabelSelector, path *field.Path) field.Err
 // matchesNothing finds selectors that no set of labels satisfies. A tier with such a selector would look isolated and
 // protect nobody.
 func matchesNothing(selector metav1.LabelSelector) bool {
-	requirements := slices.Clone(selector.MatchExpressions)
-	for key, value := range selector.MatchLabels {
-		requirements = append(requirements, metav1.LabelSelectorRequirement{Key: key, Operator: metav1.LabelSelectorOpIn, Values: []string{value}})
-	}
-	present, absent := sets.New[string](), sets.New[string]()
-	allowed, refused := map[string]sets.Set[string]{}, map[string]sets.Set[string]{}
-	for _, r := range requirements {
-		switch r.Operator {
-		case metav1.LabelSelectorOpIn:
-			present.Insert(r.Key)
-			if before, found := allowed[r.Key]; found {
-				allowed[r.Key] = before.Intersection(sets.New(r.Values...))
-			} else {
-				allowed[r.Key] = sets.New(r.Values...)
-			}
-		case metav1.LabelSelectorOpNotIn:
-			refused[r.Key] = refused[r.Key].Union(sets.New(r.Values...))
-		case metav1.LabelSelectorOpExists:
-			present.Insert(r.Key)
-		case metav1.LabelSelectorOpDoesNotExist:
-			absent.Insert(r.Key)
-		}
-	}
-	for key, values := range allowed {
-		if values.Difference(refused[key]).Len() == 0 {
+	demanded := labelling{selector: selector}
+	for key := range selector.MatchLabels {
+		if demanded.of(key).isImpossible() {
 			return true
 		}
 	}
-	return present.Intersection(absent).Len() > 0
+	return slices.ContainsFunc(selector.MatchExpressions, func(r metav1.LabelSelectorRequirement) bool { return demanded.of(r.Key).isImpossible() })
 }
 
 func checkName(name string, most int, path *field.Path) field.ErrorList {
