@@ -186,8 +186,11 @@ func (n Network) isolates(direction string, party Party) bool {
 
 // party is whoever a peer is: pods of a namespace, of namespaces that are not known by name, or addresses.
 func (c *comparison) party(peer Peer) Party {
-	if parties := peer.parties(c.namespaces); len(parties) == 1 && isNamed(peer.Namespaces) || peer.Namespaces == nil {
-		return parties[0]
+	switch {
+	case peer.Namespaces == nil:
+		return Party{outside: peer, mayBePods: true}
+	case isNamed(peer.Namespaces):
+		return peer.parties(c.namespaces)[0]
 	}
 	return Party{somewhere: true, site: labelling{selector: *peer.Namespaces}, pods: labelling{selector: *cmp.Or(peer.Pods, &metav1.LabelSelector{})}}
 }

@@ -48,8 +48,10 @@ type Party struct {
 	pod       *corev1.Pod
 	alone     bool
 	addresses []netip.Addr
-	// outside is a range of addresses; without a CIDR, and no namespace either, it is everybody.
-	outside Peer
+	// outside is a range of addresses; without a CIDR, and no namespace either, it is everybody. Those that may be pods'
+	// are whoever's they are.
+	outside   Peer
+	mayBePods bool
 }
 
 // PodsParty are known pods of one namespace, alike in labels, container ports and network. A namespace of which no
@@ -366,8 +368,8 @@ func (p Port) isPort(asked Port, listener Party) certainty {
 	if p.Port.Type == intstr.Int && asked.Port.Type == intstr.Int {
 		return p.overlaps(asked)
 	}
-	if !listener.isPods() {
-		return sure(listener.outside.CIDR == "", true) // nobody outside calls a port anything
+	if !listener.isPods() && listener.outside.CIDR != "" && !listener.mayBePods {
+		return no // nobody outside calls a port anything
 	}
 	if listener.pod == nil {
 		return sure(true, p != asked)

@@ -120,6 +120,7 @@ func TestReachByThePortsName(t *testing.T) {
 		{name("http"), name("http"), selected, yes},
 		{name("http"), number(80), outside, no},
 		{name("http"), name("http"), outside, no},
+		{name("http"), name("http"), Party{outside: outside.outside, mayBePods: true}, yes},
 		{name("http"), name("http"), known, yes},
 		{name("nosuch"), name("nosuch"), known, no},
 		{name("http"), Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(79), EndPort: 81}, known, perhaps},
