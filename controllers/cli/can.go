@@ -302,11 +302,15 @@ func (i *inventory) tierSide(w who, namespace string) (isolation.Side, error) {
 	return isolation.Side{}, fmt.Errorf("AppIsolation %s/%s has no tier %s: it has %s", app.Namespace, app.Name, w.tier, listed(names))
 }
 
-// addressSide is a range outside, or the pod that has the address. One on the host's network has its node's.
+// addressSide is a range outside, or the pod that has the address. One on the host's network has its node's, and one
+// that has ended none any more.
 func (i *inventory) addressSide(w who) isolation.Side {
 	for _, pod := range i.pods {
+		if pod.Spec.HostNetwork || isolation.HasEnded(pod) {
+			continue
+		}
 		for _, ip := range pod.Status.PodIPs {
-			if address, err := netip.ParseAddr(ip.IP); err == nil && w.addresses.IsSingleIP() && address.Unmap() == w.addresses.Addr() && !pod.Spec.HostNetwork {
+			if address, err := netip.ParseAddr(ip.IP); err == nil && w.addresses.IsSingleIP() && address.Unmap() == w.addresses.Addr() {
 				side := isolation.PodSide(pod, i.namespaces[pod.Namespace], i.apps)
 				side.Parties[0] = side.Parties[0].At(address)
 				return side

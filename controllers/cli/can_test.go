@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
 const shop = "../../config/samples/web-api-db.yaml"
@@ -200,4 +202,16 @@ func TestCanCompletesWhatItUnderstands(t *testing.T) {
 		_, _, err := run("can", "-f", samples, "-n", "default", name, "World:443")
 		g.Expect(Exit(err, io.Discard)).NotTo(Equal(failure), name)
 	}
+}
+
+// An address is given again when its pod has ended.
+func TestAnAddressIsThatOfAPodThatRuns(t *testing.T) {
+	pod := func(name string, phase corev1.PodPhase) *corev1.Pod {
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+		pod.Status = corev1.PodStatus{Phase: phase, PodIPs: []corev1.PodIP{{IP: "10.0.0.7"}}}
+		return pod
+	}
+	found := newInventory()
+	found.pods = []*corev1.Pod{pod("ended", corev1.PodSucceeded), pod("runs", corev1.PodRunning)}
+	NewWithT(t).Expect(found.addressSide(parseWho("10.0.0.7")).Parties[0].String()).To(Equal("pod shop/runs"))
 }

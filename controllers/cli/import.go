@@ -152,8 +152,7 @@ func draftWorkloads(found *inventory, name string) ([]isolation.Draft, error) {
 		})
 	}
 	for _, pod := range found.pods {
-		over := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if !over && !pod.Spec.HostNetwork && !made[pod.Namespace+"/"+pod.Name] {
+		if !isolation.HasEnded(pod) && !pod.Spec.HostNetwork && !made[pod.Namespace+"/"+pod.Name] {
 			existing.Pods = append(existing.Pods, pod)
 		}
 	}

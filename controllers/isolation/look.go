@@ -111,7 +111,12 @@ func (l *look) indexPods(pods []corev1.Pod) {
 
 // isReached says whether policies reach a pod.
 func isReached(pod *corev1.Pod) bool {
-	return !pod.Spec.HostNetwork && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed
+	return !pod.Spec.HostNetwork && !HasEnded(pod)
+}
+
+// HasEnded says whether a pod runs no more: its address may be another's.
+func HasEnded(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 }
 
 func (l *look) sortIntoTiers() {

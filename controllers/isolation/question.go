@@ -88,8 +88,7 @@ func (p Party) among(namespaceLabels map[string]string, pods []*corev1.Pod) []Pa
 	alike := map[string][]*corev1.Pod{}
 	var keys []string
 	for _, pod := range pods {
-		ended := pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if pod.Namespace != p.Namespace || ended || (labelling{metav1.LabelSelector{MatchLabels: pod.Labels}, true}).selectedBy(p.pods.selector) != yes {
+		if pod.Namespace != p.Namespace || HasEnded(pod) || (labelling{metav1.LabelSelector{MatchLabels: pod.Labels}, true}).selectedBy(p.pods.selector) != yes {
 			continue
 		}
 		key := sortKey([]any{pod.Labels, namedPorts(pod), pod.Spec.HostNetwork})
