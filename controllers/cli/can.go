@@ -45,7 +45,7 @@ FROM and TO are each one of
   World               an entity: All, World, KubeAPIServer, IngressController, Monitoring, Nodes
 
 NAMESPACE/APP/TIER and NAMESPACE/pod/NAME are those of another namespace than -n says. PORT is the pod's, not the
-Service's: a number, a range, or a name. Without it, every port that TO declares is asked about.
+Service's: a number, a range, or a name. Without it, those that TO declares are asked about, or else those that policies speak of.
 
 Without files it judges all NetworkPolicies of the cluster, whoever wrote them, and the pods that run. With files it
 judges what the AppIsolations, profiles and NetworkPolicies in them say, and nothing else.
@@ -169,8 +169,13 @@ func (s *source) readClusterFor(ctx context.Context, warnings io.Writer, texts .
 		}
 		fmt.Fprintf(warnings, "warning: %v: only %s is read, so that an address may be that of a pod elsewhere\n", err, current)
 	}
+	own := in[0]
+	if slices.Contains(in, current) {
+		own = current
+	}
 	slices.Sort(in)
-	return s.readCluster(ctx, warnings, slices.Compact(in))
+	s.nearby = slices.DeleteFunc(slices.Compact(in), func(namespace string) bool { return namespace == own })
+	return s.readCluster(ctx, warnings, []string{own}, more...)
 }
 
 // namespaceOf is the namespace of whoever is named without one. Among files there is none, unless -n says so.
@@ -302,25 +307,31 @@ func (i *inventory) tierSide(w who, namespace string) (isolation.Side, error) {
 	return isolation.Side{}, fmt.Errorf("AppIsolation %s/%s has no tier %s: it has %s", app.Namespace, app.Name, w.tier, listed(names))
 }
 
-// addressSide is a range outside, or the pod that has the address. One on the host's network has its node's, and one
-// that has ended none any more.
+// addressSide is a range outside and the pods with addresses in it, or the pod that has the one address. A pod on the
+// host's network has its node's, and one that has ended none any more.
 func (i *inventory) addressSide(w who) isolation.Side {
+	outside := isolation.Side{
+		Parties: []isolation.Party{isolation.RangeParty(w.addresses)},
+		Peer:    v1alpha1.Peer{IPBlock: &v1alpha1.IPBlock{CIDR: w.addresses.String()}},
+	}
 	for _, pod := range i.pods {
 		if pod.Spec.HostNetwork || isolation.HasEnded(pod) {
 			continue
 		}
 		for _, ip := range pod.Status.PodIPs {
-			if address, err := netip.ParseAddr(ip.IP); err == nil && w.addresses.IsSingleIP() && address.Unmap() == w.addresses.Addr() {
-				side := isolation.PodSide(pod, i.namespaces[pod.Namespace], i.apps)
-				side.Parties[0] = side.Parties[0].At(address)
+			address, err := netip.ParseAddr(ip.IP)
+			if err != nil || !w.addresses.Contains(address.Unmap()) {
+				continue
+			}
+			side := isolation.PodSide(pod, i.namespaces[pod.Namespace], i.apps)
+			side.Parties[0] = side.Parties[0].At(address)
+			if w.addresses.IsSingleIP() {
 				return side
 			}
+			outside.Parties = append(outside.Parties, side.Parties...)
 		}
 	}
-	return isolation.Side{
-		Parties: []isolation.Party{isolation.RangeParty(w.addresses)},
-		Peer:    v1alpha1.Peer{IPBlock: &v1alpha1.IPBlock{CIDR: w.addresses.String()}},
-	}
+	return outside
 }
 
 func (i *inventory) entitySide(entity v1alpha1.Entity, others string) (isolation.Side, error) {
@@ -405,7 +416,7 @@ func (i *inventory) networks(warnings io.Writer, about ...*v1alpha1.AppIsolation
 		}
 		declaredPolicies = append(declaredPolicies, t.policies...)
 	}
-	return isolation.NewNetwork(inForcePolicies), isolation.NewNetwork(append(declaredPolicies, baselines...)), err
+	return isolation.NewNetwork(inForcePolicies, i.unread...), isolation.NewNetwork(append(declaredPolicies, baselines...), i.unread...), err
 }
 
 // appOf is the application that a policy says it is of; nil, if none.

@@ -95,6 +95,10 @@ func halves(r *reply, answer isolation.Answer) []half {
 // reasons are why a half is as it is.
 func (r *reply) reasons(h half) []string {
 	switch {
+	case h.Unread:
+		return []string{"the NetworkPolicies of its namespace may not be read"}
+	case !h.Judged && slices.Contains([]string{"All", "all"}, h.of):
+		return []string{"everybody is meant, and nobody's own NetworkPolicies are looked at"}
 	case !h.Judged:
 		return []string{"no NetworkPolicy is about it: it is not pods"}
 	case len(h.Isolating) == 0:
@@ -297,6 +301,8 @@ type (
 		Instead string `json:"instead,omitempty"`
 		// YAML is the part of the declaration.
 		YAML string `json:"yaml"`
+		// Also are the lines that would open a new port of a tier, as they name no ports.
+		Also []string `json:"also,omitempty"`
 	}
 )
 
@@ -315,7 +321,7 @@ func (r *reply) asJSON() (replyJSON, error) {
 			if err != nil {
 				return all, err
 			}
-			one.Missing = append(one.Missing, missingJSON{addition.App.Namespace + "/" + addition.App.Name, addition.Instead, text})
+			one.Missing = append(one.Missing, missingJSON{addition.App.Namespace + "/" + addition.App.Name, addition.Instead, text, addition.Also})
 		}
 		all.Answers = append(all.Answers, one)
 	}

@@ -92,7 +92,9 @@ func settings(ctx context.Context, from *source, base []string, warnings io.Writ
 		}
 		return between(old, files, warnings)
 	}
-	live, err := from.readCluster(ctx, warnings, files.concerned())
+	var own []string
+	own, from.nearby = files.concerned()
+	live, err := from.readCluster(ctx, warnings, own)
 	if err != nil {
 		return before, after, err
 	}
@@ -110,22 +112,25 @@ func (s *source) at(base []string) *source {
 	return &other
 }
 
-// concerned are the namespaces that files are about; none means all, as a profile may be about any.
-func (i *inventory) concerned() []string {
+// concerned are the namespaces that files hold something of, and those that it names; none means all, as a profile may
+// be about any.
+func (i *inventory) concerned() (own, nearby []string) {
 	if len(i.profiles) > 0 {
-		return nil
+		return nil, nil
 	}
-	named := map[string]bool{}
+	owned, named := map[string]bool{}, map[string]bool{}
 	for _, app := range i.apps {
+		owned[app.Namespace] = true
 		maps.Copy(named, isolation.NamedNamespaces(app))
 	}
 	for _, policy := range i.policies {
-		named[policy.Namespace] = true
+		owned[policy.Namespace] = true
 	}
 	for namespace := range i.namespaces {
-		named[namespace] = true
+		owned[namespace] = true
 	}
-	return slices.Sorted(maps.Keys(named))
+	maps.DeleteFunc(named, func(namespace string, _ bool) bool { return owned[namespace] })
+	return slices.Sorted(maps.Keys(owned)), slices.Sorted(maps.Keys(named))
 }
 
 // inForce are policies by their names.
@@ -166,7 +171,7 @@ func isOf(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) bool {
 }
 
 func (f inForce) setting(of *inventory) isolation.Setting {
-	return isolation.Setting{Apps: of.apps, Policies: slices.Collect(maps.Values(f)), Namespaces: of.namespaces}
+	return isolation.Setting{Apps: of.apps, Policies: slices.Collect(maps.Values(f)), Namespaces: of.namespaces, Unread: of.unread}
 }
 
 // between compares files with files. What is wrong in those before, a change may be about to correct: it is as if it
@@ -243,7 +248,7 @@ func (i *inventory) with(files *inventory, warnings io.Writer) (before, after is
 // overlaid is the inventory after files are applied to it.
 func (i *inventory) overlaid(files *inventory) (*inventory, error) {
 	then := newInventory()
-	then.live, then.partial, then.asked = true, true, i.asked // what else is applied beside these files is not known
+	then.live, then.partial, then.asked, then.unread = true, true, i.asked, i.unread // what else is applied beside these files is not known
 	then.apiServer, then.sources, then.texts = i.apiServer, files.sources, files.texts
 	for _, app := range slices.Concat(i.apps, files.apps) {
 		if then.byKey[keyOf(app)] == nil {

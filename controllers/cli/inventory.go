@@ -25,6 +25,8 @@ type inventory struct {
 	live bool
 	// partial means that more may exist: it always may beside files.
 	partial bool
+	// unread are the namespaces whose policies may not be read.
+	unread []string
 	// asked are the namespaces that are asked for; none means all.
 	asked []string
 	// named are the applications that are asked for; none means all.

@@ -31,6 +31,8 @@ import (
 type source struct {
 	genericclioptions.FileNameFlags
 	cluster *genericclioptions.ConfigFlags
+	// nearby are namespaces of the cluster that are read too, as far as the user may.
+	nearby []string
 }
 
 func (s *source) addFlags(flags *pflag.FlagSet) {
@@ -118,7 +120,8 @@ var (
 	endpointSlicesResource = discoveryv1.SchemeGroupVersion.WithResource("endpointslices")
 )
 
-// readCluster reads applications, policies, pods, Services and more of these namespaces, or of all if none is named; the
+// readCluster reads applications, policies, pods, Services and more of these namespaces, or of all if none is named; what
+// the user may read of those nearby; the
 // applications that those name; and what the cluster says for all of them. Of that, what a user may not read is a
 // warning, and is not known then.
 func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []string, more ...schema.GroupVersionResource) (*inventory, error) {
@@ -131,7 +134,9 @@ func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []strin
 			return nil, err
 		}
 	}
-	reader.found.asked = in
+	if reader.found.asked = in; len(in) > 0 {
+		reader.found.asked = slices.Concat(in, s.nearby)
+	}
 	if len(in) == 0 {
 		in = []string{metav1.NamespaceAll}
 	}
@@ -142,7 +147,12 @@ func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []strin
 			}
 		}
 	}
-	if err := reader.follow(in); err != nil {
+	for _, namespace := range s.nearby {
+		if err := reader.listNearby(namespace); err != nil {
+			return nil, err
+		}
+	}
+	if err := reader.follow(slices.Concat(in, s.nearby)); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(reader.found.apps, func(a, b *v1alpha1.AppIsolation) int { // as the operator does
@@ -189,6 +199,22 @@ func (r *clusterReader) listIfAllowed(resource schema.GroupVersionResource, name
 	}
 	r.found.partial = true
 	fmt.Fprintf(r.warnings, "warning: %v: what depends on it is not known\n", err)
+	return nil
+}
+
+// listNearby reads a namespace as far as the user may.
+func (r *clusterReader) listNearby(namespace string) error {
+	if err := r.list(policiesResource, namespace); apierrors.IsForbidden(err) {
+		r.found.unread = append(r.found.unread, namespace)
+		fmt.Fprintf(r.warnings, "warning: %v: what they say is not known\n", err)
+	} else if err != nil {
+		return err
+	}
+	for _, resource := range []schema.GroupVersionResource{appsResource, podsResource, servicesResource} {
+		if err := r.listIfAllowed(resource, namespace); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -56,6 +56,8 @@ type Setting struct {
 	Policies []*networkingv1.NetworkPolicy
 	// Namespaces are the labels of the namespaces that are known.
 	Namespaces map[string]map[string]string
+	// Unread are the namespaces whose policies are not known.
+	Unread []string
 }
 
 // PolicyPair is a policy before and after a change. One of them is nil, if it is created or deleted.
@@ -92,7 +94,7 @@ func Changed(before, after []*networkingv1.NetworkPolicy) []PolicyPair {
 // are about, and those whom their rules name.
 func Effects(before, after Setting) []Effect {
 	c := comparison{
-		before: NewNetwork(before.Policies), after: NewNetwork(after.Policies), namespaces: after.Namespaces,
+		before: NewNetwork(before.Policies, before.Unread...), after: NewNetwork(after.Policies, after.Unread...), namespaces: after.Namespaces,
 		names: namesOf(slices.Concat(before.Apps, after.Apps)), told: map[string]bool{},
 	}
 	for _, pair := range Changed(before.Policies, after.Policies) {

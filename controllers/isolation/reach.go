@@ -173,7 +173,11 @@ func (p Party) At(address netip.Addr) Party {
 }
 
 // Network is what NetworkPolicies say together.
-type Network struct{ spoken map[string][]spoken }
+type Network struct {
+	spoken map[string][]spoken
+	// unread are the namespaces whose policies are not known.
+	unread []string
+}
 
 // spoken is what one policy says in one direction.
 type spoken struct {
@@ -183,9 +187,9 @@ type spoken struct {
 	lines     []string
 }
 
-// NewNetwork is what these policies say: all of the namespaces that will be asked about.
-func NewNetwork(policies []*networkingv1.NetworkPolicy) Network {
-	n := Network{map[string][]spoken{}}
+// NewNetwork is what these policies say: all of the namespaces that will be asked about, but of those that are unread.
+func NewNetwork(policies []*networkingv1.NetworkPolicy, unread ...string) Network {
+	n := Network{map[string][]spoken{}, unread}
 	policies = slices.SortedStableFunc(slices.Values(policies), func(a, b *networkingv1.NetworkPolicy) int { return cmp.Compare(a.Name, b.Name) })
 	for _, policy := range policies {
 		for _, direction := range directions(policy) {
@@ -227,6 +231,8 @@ type Half struct {
 	State State
 	// Judged means that policies can be about this end. They are about pods; on the host's network it is undefined.
 	Judged, HostNetwork bool
+	// Unread means that the policies of the end's namespace are not known.
+	Unread bool
 	// Isolating are the policies that isolate the end, surely or perhaps; none, and it consents to everything.
 	Isolating []*networkingv1.NetworkPolicy
 	// Rules are those that let the connection pass, surely or perhaps.
@@ -258,7 +264,7 @@ func (n Network) Judge(from, to Party, port Port) Verdict {
 
 // half is what an end says to connections with another.
 func (n Network) half(direction string, end, other Party, port Port, listener Party) (Half, certainty) {
-	half := Half{Judged: end.isPods(), HostNetwork: end.onHostNetwork()}
+	half := Half{Judged: end.isPods(), HostNetwork: end.onHostNetwork(), Unread: end.isPods() && slices.Contains(n.unread, end.Namespace)}
 	isolated, allowed, closed, open := no, no, true, true
 	for _, s := range n.about(direction, end) {
 		selected := end.pods.selectedBy(s.policy.Spec.PodSelector)
@@ -275,7 +281,7 @@ func (n Network) half(direction string, end, other Party, port Port, listener Pa
 	}
 	result := perhaps
 	switch {
-	case len(half.Isolating) > 0 && half.HostNetwork:
+	case half.Unread || len(half.Isolating) > 0 && half.HostNetwork:
 	case allowed == yes || open: // whichever of these policies select the end, each of them allows it
 		result = yes
 	case isolated == yes && closed:

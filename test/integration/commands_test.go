@@ -32,6 +32,18 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 		return out + errOut + said.String(), status
 	}
 
+	// file is an application in a file.
+	file := func(app *v1alpha1.AppIsolation) string {
+		text, err := yaml.Marshal(map[string]any{
+			"apiVersion": v1alpha1.GroupVersion.String(), "kind": "AppIsolation",
+			"metadata": map[string]string{"namespace": app.Namespace, "name": app.Name}, "spec": app.Spec,
+		})
+		Expect(err).NotTo(HaveOccurred())
+		path := filepath.Join(GinkgoT().TempDir(), "app.yaml")
+		Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
+		return path
+	}
+
 	It("render prints what the operator has written", func() {
 		app := application(newNamespace(), "shop", twoTiers)
 		create(app)
@@ -108,16 +120,6 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 
 	It("diff compares files with what is there", func() {
 		app := application(newNamespace(), "shop", twoTiers)
-		file := func(app *v1alpha1.AppIsolation) string {
-			text, err := yaml.Marshal(map[string]any{
-				"apiVersion": v1alpha1.GroupVersion.String(), "kind": "AppIsolation",
-				"metadata": map[string]string{"namespace": app.Namespace, "name": app.Name}, "spec": app.Spec,
-			})
-			Expect(err).NotTo(HaveOccurred())
-			path := filepath.Join(GinkgoT().TempDir(), "app.yaml")
-			Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
-			return path
-		}
 		text, status := answer("diff", "-f", file(app))
 		Expect(status).To(Equal(1), text)
 		Expect(text).To(HavePrefix("isolates   " + app.Namespace + "/shop/a: its ingress and egress is closed but for what is declared\n"))
@@ -180,6 +182,19 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 			Expect(out.String()).NotTo(BeEmpty())
 			Expect(errOut.String()).To(ContainSubstring("warning: "))
 		}
+
+		By("and what is next to it is not known")
+		elsewhere := newNamespace()
+		text, status := answer("can", "-n", app.Namespace, "--as", user, "namespace/"+elsewhere, "shop/a:8080")
+		Expect(status).To(Equal(1), text)
+		Expect(text).To(ContainSubstring("egress of namespace/" + elsewhere + "   Unknown   the NetworkPolicies of its namespace may not be read"))
+		egress := application(app.Namespace, "out", `{tiers: [{name: c, podSelector: {matchLabels: {tier: c}}}], flows: [], ingress: [], egress: [{name: there, from: [c], to: [{namespace: `+elsewhere+`}], ports: [{port: 80}]}]}`)
+		create(egress)
+		eventuallyReady(egress)
+		egress.Spec.Egress[0].Ports[0].Port.IntVal = 81
+		text, status = answer("diff", "-f", file(egress), "--as", user)
+		Expect(status).To(Equal(1), text)
+		Expect(text).To(ContainSubstring("may open   " + app.Namespace + "/out/c → namespace " + elsewhere + ":81/TCP"))
 	})
 })
 
