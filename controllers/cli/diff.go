@@ -38,7 +38,7 @@ for the policies of an application with deletionPolicy: Orphan.
   closes     a connection does not pass any more
   isolates   pods were not isolated and are now: what is not declared is closed
   keeps      a connection of such pods that stays open
-  may open, may close   that depends on labels, addresses or port names which are not known here
+  may free, may open, may close   that depends on labels, addresses or port names which are not known here
 
 Tiers are called NAMESPACE/APP/TIER. The exit status is 0 for no difference, 1 for a difference, and 2 for an error.`,
 		Example: `  # What would applying these files change on the cluster?

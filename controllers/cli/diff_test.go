@@ -70,14 +70,14 @@ func TestDiffTellsWhatChanges(t *testing.T) {
 		}},
 		"an entry by another name": {twoTiers, replaced("name: public", "name: internet"), []string{}},
 		"a new application": {"", twoTiers, []string{
-			"isolates   shop/shop/db: its ingress and egress is closed but for what is declared",
-			"isolates   shop/shop/web: its ingress and egress is closed but for what is declared",
+			"isolates   shop/shop/db: its ingress and egress are closed but for what is declared",
+			"isolates   shop/shop/web: its ingress and egress are closed but for what is declared",
 			"keeps      World → shop/shop/web:80/TCP",
 			"keeps      shop/shop/web → shop/shop/db:3306/TCP",
 		}},
 		"an application gone": {twoTiers, "", []string{
-			"frees      shop/shop/db: its ingress and egress is no longer isolated, everything is open",
-			"frees      shop/shop/web: its ingress and egress is no longer isolated, everything is open",
+			"frees      shop/shop/db: its ingress and egress are no longer isolated, everything is open",
+			"frees      shop/shop/web: its ingress and egress are no longer isolated, everything is open",
 		}},
 		"a new policy of somebody's": {twoTiers, twoTiers + legacy, []string{
 			"may open   namespace shop → shop/shop/db on every port", // from whoever of them is not isolated

@@ -134,6 +134,12 @@ spec:
 		})
 	}
 
+	t.Run("the same again", func(t *testing.T) {
+		first := write("first.yaml", strings.Replace(tiers, "TO", "web", 1))
+		again := write("again.yaml", strings.Replace(tiers, "TO", "web", 1))
+		_, errOut, _ := run("render", "-f", first, "-f", again)
+		NewWithT(t).Expect(errOut).To(ContainSubstring("warning: " + first + ":1: AppIsolation shop/shop: it is there again in " + again + ","))
+	})
 	t.Run("a warning", func(t *testing.T) {
 		path := write("warns.yaml", strings.Replace(strings.Replace(tiers, "TO", "web", 1), "  - from: web\n    to: web\n", "", 1))
 		out, errOut, err := run("render", "-f", path, "-o", "name")

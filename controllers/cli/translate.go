@@ -55,6 +55,9 @@ func (i *inventory) sayIfNone(warnings io.Writer) {
 func (i *inventory) check(translations []translation, warnings io.Writer) error {
 	var refused []string
 	for _, t := range translations {
+		if last := i.byKey[keyOf(t.app)]; last != t.app {
+			fmt.Fprintf(warnings, "warning: %s: it is there again in %s, and only one of them can be on a cluster\n", i.where(t.app, nil), i.sources[last])
+		}
 		for _, problem := range t.problems {
 			text := fmt.Sprintf("%s: %s", i.where(t.app, stepsTo(problem)), problem.Message)
 			if problem.Condition == v1alpha1.ConditionAccepted {

@@ -2,6 +2,7 @@ package isolation
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -31,6 +32,8 @@ type EffectKind string
 const (
 	// Frees means that pods are no longer isolated: they may do everything.
 	Frees EffectKind = "frees"
+	// MayFree means that they are no longer, unless they have labels by which another policy isolates them.
+	MayFree EffectKind = "may free"
 	// Opens means that a connection passes that did not.
 	Opens EffectKind = "opens"
 	// MayOpen means that it may pass now and surely did not, or did perhaps and surely does now.
@@ -46,7 +49,7 @@ const (
 )
 
 // effectOrder is the order in which effects are told: what opens comes first.
-var effectOrder = []EffectKind{Frees, Opens, MayOpen, Closes, MayClose, Isolates, Keeps}
+var effectOrder = []EffectKind{Frees, MayFree, Opens, MayOpen, Closes, MayClose, Isolates, Keeps}
 
 // Setting is all that is known of a cluster at one time.
 type Setting struct {
@@ -164,9 +167,10 @@ func (c *comparison) isolation(policy *networkingv1.NetworkPolicy) {
 	party := c.party(selected(policy))
 	effects := map[EffectKind]*Effect{}
 	for _, direction := range directions(policy) {
-		was, is := c.before.isolates(direction, party), c.after.isolates(direction, party)
-		kind := map[bool]EffectKind{true: Isolates, false: Frees}[is]
-		if was == is {
+		kind := map[[2]certainty]EffectKind{
+			{yes, no}: Frees, {yes, perhaps}: MayFree, {perhaps, no}: MayFree, {no, yes}: Isolates, {perhaps, yes}: Isolates,
+		}[[2]certainty{c.before.isolates(direction, party), c.after.isolates(direction, party)}]
+		if kind == "" {
 			continue
 		}
 		if effects[kind] == nil {
@@ -179,11 +183,13 @@ func (c *comparison) isolation(policy *networkingv1.NetworkPolicy) {
 	}
 }
 
-// isolates says whether some policy surely isolates a party in a direction.
-func (n Network) isolates(direction string, party Party) bool {
-	return slices.ContainsFunc(n.about(direction, party), func(s spoken) bool {
-		return party.pods.selectedBy(s.policy.Spec.PodSelector) == yes
-	})
+// isolates says whether some policy isolates a party in a direction.
+func (n Network) isolates(direction string, party Party) certainty {
+	isolated := no
+	for _, s := range n.about(direction, party) {
+		isolated = max(isolated, party.pods.selectedBy(s.policy.Spec.PodSelector))
+	}
+	return isolated
 }
 
 // party is whoever a peer is: pods of a namespace, of namespaces that are not known by name, or addresses.
@@ -294,11 +300,17 @@ func newlyJudged(was, is Half) bool { return len(was.Isolating) == 0 && len(is.I
 
 // Text is what an effect is about: `shop/shop/web → shop/shop/db:3306/TCP`.
 func (e Effect) Text() string {
-	switch {
+	verb := "is"
+	if len(e.Directions) > 1 {
+		verb = "are"
+	}
+	switch isolation := fmt.Sprintf("%s: its %s %s ", e.From, strings.Join(e.Directions, " and "), verb); {
 	case e.Kind == Frees:
-		return e.From + ": its " + strings.Join(e.Directions, " and ") + " is no longer isolated, everything is open"
+		return isolation + "no longer isolated, everything is open"
+	case e.Kind == MayFree:
+		return isolation + "open, but where another policy isolates some of these pods"
 	case e.Kind == Isolates:
-		return e.From + ": its " + strings.Join(e.Directions, " and ") + " is closed but for what is declared"
+		return isolation + "closed but for what is declared"
 	case e.Port == Port{}:
 		return e.From + " → " + e.To + " on every port"
 	}

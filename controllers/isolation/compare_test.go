@@ -43,7 +43,7 @@ func TestEffectsTellEverything(t *testing.T) {
 
 // told says whether some effect is about a connection that is open now, or blocked.
 func told(effects []Effect, now State, from, to Party, port Port) bool {
-	kinds := map[State][]EffectKind{Open: {Frees, Opens, MayOpen}, Blocked: {Closes, MayClose, Isolates}}[now]
+	kinds := map[State][]EffectKind{Open: {Frees, MayFree, Opens, MayOpen}, Blocked: {Closes, MayClose, Isolates}}[now]
 	return slices.ContainsFunc(effects, func(e Effect) bool {
 		return slices.Contains(kinds, e.Kind) && (e.isAboutIsolationOf(from, to) || e.isAbout(from, to, port))
 	})

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -198,24 +197,6 @@ func NewNetwork(policies []*networkingv1.NetworkPolicy, unread ...string) Networ
 		}
 	}
 	return n
-}
-
-// linesOf are the lines of the declaration that a policy's rules come from, as its annotation says. Nobody's policy but
-// ours has any.
-func linesOf(policy *networkingv1.NetworkPolicy, direction string, rules int) []string {
-	said := map[string]string{}
-	if policy.Labels[LabelManagedBy] != ManagedBy {
-		return make([]string, rules)
-	}
-	for line := range strings.Lines(policy.Annotations[AnnotationRules]) {
-		field, text, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		said[field] = text
-	}
-	lines := make([]string, rules)
-	for i := range lines {
-		lines[i] = said[fieldOf(direction, i)]
-	}
-	return lines
 }
 
 // Verdict is whether connections pass, and what both ends say to them.

@@ -119,28 +119,6 @@ func (e entry) String() string {
 // line is what the rules' annotation calls it.
 func (e entry) line() string { return EntryLine(e.direction, e.name) }
 
-// Lines are a declaration's lines in its order, as the rules' annotation calls them.
-func Lines(spec *v1alpha1.AppIsolationSpec) []string {
-	var lines []string
-	for i := range spec.Flows {
-		lines = append(lines, lineOfFlow(&spec.Flows[i]))
-	}
-	for _, in := range spec.Ingress {
-		lines = append(lines, EntryLine(v1alpha1.DirectionIngress, in.Name))
-	}
-	for _, out := range spec.Egress {
-		lines = append(lines, EntryLine(v1alpha1.DirectionEgress, out.Name))
-	}
-	return append(lines, dnsLine)
-}
-
-const dnsLine = "dns"
-
-// EntryLine is the line of the declaration that an entry is: `egress payments`.
-func EntryLine(direction v1alpha1.Direction, name v1alpha1.EntryName) string {
-	return strings.ToLower(string(direction)) + " " + string(name)
-}
-
 func (r *resolver) report(e entry, condition, reason, format string, args ...any) {
 	r.problems = append(r.problems, Problem{
 		Condition: condition, Reason: reason, Direction: e.direction, Entry: e.name,
