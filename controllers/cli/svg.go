@@ -9,8 +9,11 @@ import (
 
 	"github.com/goccy/go-graphviz"
 
+	"github.com/appisolation/appisolation/controllers/cli/cachedir"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
+
+func init() { cachedir.Restore() } // what Graphviz has made ready is where it is
 
 // writeSVG has Graphviz draw what writeDOT writes. It is Graphviz itself, as WebAssembly, which is made ready whenever the
 // program starts: the operator's image is built without it, by the tag no_svg.
