@@ -30,7 +30,10 @@ func newManager() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	flags := command.Flags()
-	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8080", "Where metrics are served; 0 turns them off.")
+	flags.StringVar(&options.MetricsAddress, "metrics-bind-address", ":8443", "Where metrics are served; 0 turns them off.")
+	flags.BoolVar(&options.MetricsSecure, "metrics-secure", true, "Serve metrics over TLS, and only to whom RBAC lets get /metrics.")
+	flags.StringVar(&options.MetricsCertPath, "metrics-cert-path", "",
+		"Folder of the metrics' certificate: tls.crt and tls.key, read again when they change. Default: one made at the start, signed by itself.")
 	flags.StringVar(&options.ProbeAddress, "health-probe-bind-address", ":8081", "Where /healthz and /readyz are served; 0 turns them off.")
 	flags.BoolVar(&options.LeaderElection, "leader-elect", false, "Let several replicas run, of which one works.")
 	flags.StringVar(&options.LeaderElectionNamespace, "leader-election-namespace", "", "Where the leader's lease is. Default: the pod's own namespace.")

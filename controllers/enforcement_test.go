@@ -29,7 +29,7 @@ func replica(ip string) corev1.Pod {
 	pod := corev1.Pod{Status: corev1.PodStatus{Phase: corev1.PodRunning, PodIP: ip}}
 	pod.Labels = map[string]string{"app.kubernetes.io/name": "appisolation"}
 	pod.Spec.Containers = []corev1.Container{{Ports: []corev1.ContainerPort{
-		{Name: "metrics", ContainerPort: 8080}, {Name: "canary-open", ContainerPort: 8082}, {Name: "canary-closed", ContainerPort: 8083},
+		{Name: "metrics", ContainerPort: 8443}, {Name: "canary-open", ContainerPort: 8082}, {Name: "canary-closed", ContainerPort: 8083},
 	}}}
 	return pod
 }

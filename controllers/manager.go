@@ -18,7 +18,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -29,6 +28,10 @@ type Options struct {
 	// MetricsAddress and ProbeAddress are where metrics and the health and readiness probes are served; "0" turns them
 	// off.
 	MetricsAddress, ProbeAddress string
+	// MetricsSecure serves metrics over TLS, and only to whom the API server says that it may read /metrics. The
+	// certificate is tls.crt and tls.key in MetricsCertPath; empty means one of the operator's own, signed by nobody else.
+	MetricsSecure   bool
+	MetricsCertPath string
 	// LeaderElection lets several replicas run of which one works. Namespace is where its lease is; empty means the
 	// pod's own.
 	LeaderElection          bool
@@ -50,6 +53,9 @@ const (
 
 // NewManager makes the operator, ready to start.
 func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
+	if err := checkMetricsCert(options); err != nil {
+		return nil, err
+	}
 	scheme, err := newScheme()
 	if err != nil {
 		return nil, err
@@ -63,7 +69,7 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 			// A reconcile that doesn't see what the one before it wrote would write it again.
 			Cache: &client.CacheOptions{EnableReadYourWritesConsistency: &readYourWrites},
 		},
-		Metrics:                       metricsserver.Options{BindAddress: options.MetricsAddress},
+		Metrics:                       metricsOptions(options),
 		HealthProbeBindAddress:        options.ProbeAddress,
 		LeaderElection:                options.LeaderElection,
 		LeaderElectionID:              "appisolation.io",

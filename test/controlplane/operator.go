@@ -90,12 +90,12 @@ type Operator struct {
 }
 
 // StartOperator starts the operator, with metrics, probes and the check of enforcement off unless the arguments say
-// otherwise. The command is its binary, with what is to execute it, such as env, before it. It dies with this process.
+// otherwise; metrics are in the clear then. The command is its binary, with what is to execute it, such as env, before it. It dies with this process.
 func StartOperator(command []string, kubeconfig string, log io.Writer, args ...string) (*Operator, error) {
 	exited := make(chan struct{})
 	o := &Operator{Exited: exited}
 	o.command = exec.Command(command[0], slices.Concat(command[1:], []string{
-		"manager", "--metrics-bind-address=0", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
+		"manager", "--metrics-bind-address=0", "--metrics-secure=false", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
 	}, args)...)
 	o.command.Stderr = log
 	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

@@ -265,6 +265,46 @@ func BenchmarkCrowdedNamespace(b *testing.B) {
 	b.ReportMetric(settled-churned, "cpu-s/backlog")
 }
 
+// BenchmarkProcess is what the operator's process takes, for the requests of config/manager/manager.yaml: with nothing to
+// do, and with 1,000 applications of three tiers and 10,000 pods in 100 namespaces.
+func BenchmarkProcess(b *testing.B) {
+	const namespaces, pods, apps = 100, 10_000, 1000
+	RegisterTestingT(b)
+	startCluster(b.Cleanup)
+	address := freeAddress()
+	metrics := "http://" + address + "/metrics"
+	o, err := controlplane.StartOperator([]string{binary}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { Expect(o.Stop()).To(Succeed()) }()
+	Eventually(func() (*http.Response, error) { return http.Get(metrics) }).Should(HaveHTTPStatus(http.StatusOK))
+	used := func() (seconds, looks float64) {
+		families := scrape(Default, metrics)
+		return sum(families["process_cpu_seconds_total"], nil), sum(families["controller_runtime_reconcile_total"], nil)
+	}
+	resident := func() float64 { return sum(scrape(Default, metrics)["process_resident_memory_bytes"], nil) / (1 << 20) }
+	b.ReportMetric(resident(), "MiB/start")
+
+	names := make([]string, namespaces)
+	for i := range names {
+		names[i] = newNamespace()
+	}
+	appName := func(i int) (namespace, name string) { return names[i%namespaces], fmt.Sprintf("shop-%d", i/namespaces) }
+	Expect(inParallel(pods, func(i int) error {
+		namespace, app := appName(i / (pods / apps))
+		return createUsualPod(namespace, app, i%(pods/apps))
+	})).To(Succeed())
+	before, _ := used()
+	Expect(inParallel(apps, func(i int) error { return k8s.Create(ctx, threeTiers(appName(i))) })).To(Succeed())
+	settled, _ := eventuallyIdle(used)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(settled-before, "cpu-s/1000-applications")
+	b.ReportMetric(resident(), "MiB/1000-applications")
+	start := time.Now()
+	<-time.After(time.Minute)
+	idle, _ := used()
+	b.ReportMetric((idle-settled)/time.Since(start).Seconds()*1000, "millicores-idle")
+}
+
 // eventuallyIdle waits until nobody has looked for longer than a look is ever put off.
 func eventuallyIdle(used func() (seconds, looks float64)) (seconds, looks float64) {
 	last := -1.0

@@ -1,0 +1,121 @@
+package integration
+
+import (
+	"crypto/tls"
+	"io"
+	"net/http"
+	"path/filepath"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+// The operator has its own service account's rights, which have to suffice to ask who comes.
+var _ = Describe("the metrics", Ordered, func() {
+	var (
+		address string
+		o       operator
+	)
+	BeforeAll(func() {
+		address = freeAddress()
+		o = startOperator(kubeconfig, "--metrics-bind-address="+address, "--metrics-secure")
+		DeferCleanup(o.stop)
+	})
+	// get is what a scrape with this token is answered.
+	get := func(token string) func(Gomega) *http.Response {
+		return func(g Gomega) *http.Response {
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/metrics", nil)
+			g.Expect(err).NotTo(HaveOccurred())
+			if token != "" {
+				request.Header.Set("Authorization", "Bearer "+token)
+			}
+			insecure := &http.Client{Transport: &http.Transport{
+				DisableKeepAlives: true, ForceAttemptHTTP2: true,
+				TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, // the certificate is the operator's own
+			}}
+			response, err := insecure.Do(request)
+			g.Expect(err).NotTo(HaveOccurred())
+			DeferCleanup(response.Body.Close)
+			return response
+		}
+	}
+
+	It("are refused to whoever has no token", func() {
+		Eventually(get("")).Should(HaveHTTPStatus(http.StatusUnauthorized))
+	})
+
+	It("are refused to whoever has a wrong token", func() {
+		// The second is what controller-runtime's filter makes of the API server's no.
+		Eventually(get("no-token")).Should(HaveHTTPStatus(http.StatusUnauthorized, http.StatusInternalServerError))
+	})
+
+	It("are refused to a service account without the role", func() {
+		Eventually(get(tokenOf(newAccount()))).Should(HaveHTTPStatus(http.StatusForbidden))
+	})
+
+	It("are there for a service account with the role appisolation-metrics-reader, over HTTP/1.1 only", func() {
+		account := newAccount()
+		binding := &rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{GenerateName: "scrape-"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "appisolation-metrics-reader"},
+			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
+		}
+		create(binding)
+		DeferCleanup(func() { Expect(k8s.Delete(ctx, binding)).To(Succeed()) })
+		// The API server's authorizer may see the binding a moment later, and a refusal is remembered for half a minute.
+		eventuallyMayScrape(account)
+
+		response := get(tokenOf(account))(Default)
+		Expect(response).To(HaveHTTPStatus(http.StatusOK))
+		Expect(response.ProtoMajor).To(Equal(1))
+		Expect(io.ReadAll(response.Body)).To(ContainSubstring("appisolation_drift_undone_total"))
+	})
+
+	It("are not there in the clear", func() {
+		response, err := http.Get("http://" + address + "/metrics")
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(response.Body.Close)
+		Expect(response).To(HaveHTTPStatus(http.StatusBadRequest))
+	})
+
+	It("keep the operator from starting if the certificate asked for is missing", func() {
+		lost, err := controlplane.StartOperator([]string{binary}, kubeconfig, GinkgoWriter,
+			"--metrics-secure", "--metrics-cert-path="+filepath.Join(cluster.Dir, "nowhere"))
+		Expect(err).NotTo(HaveOccurred())
+		DeferCleanup(lost.Kill)
+		Eventually(lost.Exited).Should(BeClosed())
+	})
+})
+
+func newAccount() *corev1.ServiceAccount {
+	GinkgoHelper()
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(), Name: "scraper"}}
+	create(account)
+	return account
+}
+
+func tokenOf(account *corev1.ServiceAccount) string {
+	GinkgoHelper()
+	request := &authenticationv1.TokenRequest{}
+	Expect(k8s.SubResource("token").Create(ctx, account, request)).To(Succeed())
+	return request.Status.Token
+}
+
+func eventuallyMayScrape(account *corev1.ServiceAccount) {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User:                  "system:serviceaccount:" + account.Namespace + ":" + account.Name,
+			NonResourceAttributes: &authorizationv1.NonResourceAttributes{Path: "/metrics", Verb: "get"},
+		}}
+		g.Expect(k8s.Create(ctx, review)).To(Succeed())
+		g.Expect(review.Status.Allowed).To(BeTrue())
+	}).Should(Succeed())
+}
