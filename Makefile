@@ -59,6 +59,8 @@ generate: ## Write what is generated from the API types and the markers in the c
 		crd output:crd:dir=config/crd/bases \
 		rbac:roleName=appisolation-manager output:rbac:dir=config/rbac
 	go run ./hack/schemas config/crd/bases config/crd/schemas
+	go run ./hack/chart config config/helm/appisolation
+	go run ./hack/metrics docs/metrics.md
 
 .PHONY: verify
 verify: generate ## Fail if anything generated differs from what is committed
@@ -71,6 +73,16 @@ verify: generate ## Fail if anything generated differs from what is committed
 .PHONY: build
 build: ## Compile the operator to bin/manager
 	CGO_ENABLED=0 go build -trimpath -o bin/manager .
+
+IMG ?= appisolation:latest
+INSTALLER ?= dist/install.yaml
+.PHONY: build-installer
+build-installer: ## Write config/default as the single file dist/install.yaml, with the image IMG
+	@mkdir -p $(dir $(INSTALLER))
+	@overlay=$$(mktemp -d -p $(CURDIR)/config .installer-XXXXXX) && trap 'rm -rf "$$overlay"' EXIT && cd "$$overlay" && \
+		printf 'resources: [../default]\n' > kustomization.yaml && \
+		$(TOOL) kustomize edit set image 'appisolation=$(IMG)' && \
+		$(TOOL) kustomize build . > '$(abspath $(INSTALLER))'
 
 .PHONY: krew
 krew: ## Make a release's archives and krew's manifest in dist

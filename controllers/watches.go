@@ -46,7 +46,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := indexer.IndexField(context.Background(), &networkingv1.NetworkPolicy{}, ownerIndex, owner); err != nil {
 		return fmt.Errorf("index NetworkPolicies: %w", err)
 	}
-	if err := metrics.Registry.Register(applications{mgr.GetClient()}); err != nil {
+	if err := metrics.Registry.Register(inventory{mgr.GetClient()}); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
 	// Writing a status wakes nobody: one that differs each time, as the API server's words may, would never end.

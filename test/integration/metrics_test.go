@@ -4,7 +4,9 @@ import (
 	"crypto/tls"
 	"io"
 	"net/http"
+	"os"
 	"path/filepath"
+	"regexp"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -14,6 +16,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
@@ -62,20 +65,48 @@ var _ = Describe("the metrics", Ordered, func() {
 
 	It("are there for a service account with the role appisolation-metrics-reader, over HTTP/1.1 only", func() {
 		account := newAccount()
-		binding := &rbacv1.ClusterRoleBinding{
-			ObjectMeta: metav1.ObjectMeta{GenerateName: "scrape-"},
-			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "appisolation-metrics-reader"},
-			Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
-		}
-		create(binding)
-		DeferCleanup(func() { Expect(k8s.Delete(ctx, binding)).To(Succeed()) })
-		// The API server's authorizer may see the binding a moment later, and a refusal is remembered for half a minute.
-		eventuallyMayScrape(account)
+		mayScrape(account)
 
 		response := get(tokenOf(account))(Default)
 		Expect(response).To(HaveHTTPStatus(http.StatusOK))
 		Expect(response.ProtoMajor).To(Equal(1))
 		Expect(io.ReadAll(response.Body)).To(ContainSubstring("appisolation_drift_undone_total"))
+	})
+
+	It("are those that the alerts, the dashboard and the page speak of", func() {
+		app := application(newNamespace(), "shop", twoTiers)
+		app.Spec.Egress = []v1alpha1.Egress{{
+			Name: "nobody", From: []v1alpha1.TierReference{"a"},
+			To: []v1alpha1.EgressPeer{{App: &v1alpha1.AppPeer{Namespace: app.Namespace, Name: "nobody", Tier: "a"}}},
+		}}
+		create(app)
+		eventuallyReady(app)
+		account := newAccount()
+		mayScrape(account)
+		token := tokenOf(account)
+		var exported string
+		Eventually(func(g Gomega) {
+			text, err := io.ReadAll(get(token)(g).Body)
+			g.Expect(err).NotTo(HaveOccurred())
+			exported = string(text)
+			g.Expect(exported).To(ContainSubstring(`appisolation_application_problem{condition="ResolvedRefs",name="shop",namespace="` + app.Namespace + `",reason="AppNotFound"} 1`))
+		}).Should(Succeed())
+		for _, file := range []string{"config/prometheus/rules.yaml", "config/grafana/appisolation.json", "docs/metrics.md"} {
+			text, err := os.ReadFile(filepath.Join(root, file))
+			Expect(err).NotTo(HaveOccurred())
+			names := metricName.FindAllString(string(text), -1)
+			Expect(names).NotTo(BeEmpty())
+			for _, name := range names {
+				if name != "leader_election_master_status" && name != "appisolation_policy_writes_total" { // these come with the first lease and write
+					Expect(exported).To(MatchRegexp(`(?m)^`+name+`[ {]|^# TYPE `+name+` `), "%s speaks of %s", file, name)
+				}
+			}
+		}
+
+		Expect(k8s.Delete(ctx, app)).To(Succeed())
+		Eventually(func(g Gomega) {
+			g.Expect(io.ReadAll(get(token)(g).Body)).NotTo(ContainSubstring(app.Namespace), "what is gone has no series")
+		}).Should(Succeed())
 	})
 
 	It("are not there in the clear", func() {
@@ -94,6 +125,8 @@ var _ = Describe("the metrics", Ordered, func() {
 	})
 })
 
+var metricName = regexp.MustCompile(`\b(appisolation|controller_runtime|workqueue|leader_election|rest_client|process)_[a-z_]+_(total|seconds|seconds_total|bucket|depth|status|bytes|open|problem)\b|\bappisolation_(applications|policies)\b|\bworkqueue_depth\b`)
+
 func newAccount() *corev1.ServiceAccount {
 	GinkgoHelper()
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: newNamespace(), Name: "scraper"}}
@@ -108,8 +141,17 @@ func tokenOf(account *corev1.ServiceAccount) string {
 	return request.Status.Token
 }
 
-func eventuallyMayScrape(account *corev1.ServiceAccount) {
+// mayScrape gives an account the role of whoever scrapes.
+func mayScrape(account *corev1.ServiceAccount) {
 	GinkgoHelper()
+	binding := &rbacv1.ClusterRoleBinding{
+		ObjectMeta: metav1.ObjectMeta{GenerateName: "scrape-"},
+		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "appisolation-metrics-reader"},
+		Subjects:   []rbacv1.Subject{{Kind: rbacv1.ServiceAccountKind, Namespace: account.Namespace, Name: account.Name}},
+	}
+	create(binding)
+	DeferCleanup(func() { Expect(k8s.Delete(ctx, binding)).To(Succeed()) })
+	// The API server's authorizer sees the binding a moment later, and the operator remembers a refusal for half a minute.
 	Eventually(func(g Gomega) {
 		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 			User:                  "system:serviceaccount:" + account.Namespace + ":" + account.Name,

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	"sigs.k8s.io/yaml"
+)
+
+const root = "../.."
+
+func TestThePageIsUpToDate(t *testing.T) {
+	g := NewWithT(t)
+	want, err := write()
+	g.Expect(err).NotTo(HaveOccurred())
+	got, err := os.ReadFile(root + "/docs/metrics.md")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(string(got)).To(Equal(string(want)), "make generate")
+}
+
+// rule is what is looked at of an alert.
+type rule struct {
+	Alert       string            `json:"alert"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+func rules(g Gomega) (plain []byte, rules []rule) {
+	text, err := os.ReadFile(root + "/config/prometheus/rules.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	var object struct {
+		Spec map[string]any `json:"spec"`
+	}
+	g.Expect(yaml.Unmarshal(text, &object)).To(Succeed())
+	plain, err = yaml.Marshal(object.Spec)
+	g.Expect(err).NotTo(HaveOccurred())
+	var groups struct {
+		Groups []struct {
+			Rules []rule `json:"rules"`
+		} `json:"groups"`
+	}
+	g.Expect(yaml.Unmarshal(plain, &groups)).To(Succeed())
+	for _, group := range groups.Groups {
+		rules = append(rules, group.Rules...)
+	}
+	g.Expect(rules).NotTo(BeEmpty())
+	return plain, rules
+}
+
+func TestAlertsFireWhenTheyShould(t *testing.T) {
+	g := NewWithT(t)
+	dir := t.TempDir()
+	plain, alerts := rules(g)
+	tests, err := os.ReadFile("rules_test.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	for _, alert := range alerts {
+		g.Expect(strings.Count(string(tests), "alertname: "+alert.Alert+",")).To(BeNumerically(">=", 2), "%s: a test that it fires, and one that it doesn't", alert.Alert)
+	}
+	g.Expect(os.WriteFile(filepath.Join(dir, "rules.yaml"), plain, 0o600)).To(Succeed())
+	g.Expect(os.WriteFile(filepath.Join(dir, "tests.yaml"), tests, 0o600)).To(Succeed())
+	for _, args := range [][]string{{"check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"}, {"test", "rules", "tests.yaml"}} {
+		modfile, err := filepath.Abs(root + "/hack/promtool/go.mod")
+		g.Expect(err).NotTo(HaveOccurred())
+		command := exec.Command("go", append([]string{"tool", "-modfile=" + modfile, "promtool"}, args...)...)
+		command.Dir = dir
+		output, err := command.CombinedOutput()
+		g.Expect(err).NotTo(HaveOccurred(), string(output))
+	}
+}
+
+func TestEveryAlertHasARunbook(t *testing.T) {
+	g := NewWithT(t)
+	_, alerts := rules(g)
+	pages, err := filepath.Glob(root + "/docs/runbooks/*.md")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(pages).To(HaveLen(len(alerts)))
+	for _, alert := range alerts {
+		page := "docs/runbooks/" + alert.Alert + ".md"
+		g.Expect(alert.Annotations["runbook_url"]).To(HaveSuffix("/blob/main/" + page))
+		text, err := os.ReadFile(filepath.Join(root, page))
+		g.Expect(err).NotTo(HaveOccurred())
+		g.Expect(string(text)).To(HavePrefix("# " + alert.Alert + "\n"))
+	}
+}
