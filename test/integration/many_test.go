@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -271,9 +274,13 @@ func BenchmarkProcess(b *testing.B) {
 	const namespaces, pods, apps = 100, 10_000, 1000
 	RegisterTestingT(b)
 	startCluster(b.Cleanup)
+	built := filepath.Join(cluster.Dir, "as-in-the-image")
+	build := exec.Command("go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", built, ".")
+	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	Expect(build.Run()).To(Succeed())
 	address := freeAddress()
 	metrics := "http://" + address + "/metrics"
-	o, err := controlplane.StartOperator([]string{binary}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
+	o, err := controlplane.StartOperator([]string{built}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { Expect(o.Stop()).To(Succeed()) }()
 	Eventually(func() (*http.Response, error) { return http.Get(metrics) }).Should(HaveHTTPStatus(http.StatusOK))

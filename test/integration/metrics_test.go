@@ -16,7 +16,6 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
@@ -74,11 +73,12 @@ var _ = Describe("the metrics", Ordered, func() {
 	})
 
 	It("are those that the alerts, the dashboard and the page speak of", func() {
-		app := application(newNamespace(), "shop", twoTiers)
-		app.Spec.Egress = []v1alpha1.Egress{{
-			Name: "nobody", From: []v1alpha1.TierReference{"a"},
-			To: []v1alpha1.EgressPeer{{App: &v1alpha1.AppPeer{Namespace: app.Namespace, Name: "nobody", Tier: "a"}}},
-		}}
+		namespace := newNamespace()
+		app := application(namespace, "shop", `
+tiers: [{name: a, podSelector: {matchLabels: {tier: a}}}]
+flows: []
+ingress: []
+egress: [{name: nobody, from: [a], to: [{app: {namespace: `+namespace+`, name: nobody, tier: a}}]}]`)
 		create(app)
 		eventuallyReady(app)
 		account := newAccount()
