@@ -28,7 +28,7 @@ const (
 	source  = "config/manifests"
 	csvPath = "manifests/appisolation.clusterserviceversion.yaml"
 	// channel is where OLM's users find it.
-	channel = "alpha"
+	channel = "candidate"
 )
 
 // release is what differs from one bundle to the next.

@@ -1,0 +1,238 @@
+package olm
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"syscall"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	operatorsv1 "github.com/operator-framework/api/pkg/operators/v1"
+	"github.com/operator-framework/api/pkg/operators/v1alpha1"
+	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	appisolationv1alpha1 "github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+const (
+	// system is where the bundle suggests that the operator be.
+	system = "appisolation-system"
+	// lifecycle is where OLM is.
+	lifecycle = "olm"
+	name      = "appisolation-manager"
+)
+
+// cluster is a control plane with OLM.
+type cluster struct {
+	client.Client
+	plane    *controlplane.ControlPlane
+	binaries string
+	operator string
+}
+
+func startCluster(t *testing.T) cluster {
+	t.Helper()
+	g := NewWithT(t)
+	binaries, err := filepath.Abs(root + "/bin/olm")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(filepath.Join(binaries, ".version")).To(BeAnExistingFile(), "run `make olm`")
+
+	plane, err := controlplane.Start(controlplane.Options{CRDs: []string{filepath.Join(binaries, "crds")}})
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(func() { g.Expect(plane.Stop()).To(Succeed()) })
+
+	scheme := kruntime.NewScheme()
+	for _, add := range []func(*kruntime.Scheme) error{
+		clientgoscheme.AddToScheme, apiextensionsv1.AddToScheme, appisolationv1alpha1.AddToScheme, v1alpha1.AddToScheme, operatorsv1.AddToScheme,
+	} {
+		g.Expect(add(scheme)).To(Succeed())
+	}
+	k8s, err := client.New(plane.Config, client.Options{Scheme: scheme})
+	g.Expect(err).NotTo(HaveOccurred())
+	c := cluster{Client: k8s, plane: plane, binaries: binaries}
+	c.operator, err = controlplane.BuildOperator(t.Context(), plane.Dir)
+	g.Expect(err).NotTo(HaveOccurred())
+
+	c.create(t,
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: lifecycle}},
+		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}},
+		&operatorsv1.OLMConfig{ObjectMeta: metav1.ObjectMeta{Name: "cluster"}},
+		&operatorsv1.OperatorGroup{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "everywhere"}},
+	)
+	// Both serve metrics on one fixed port, if they get it, and only write a line if they don't.
+	c.start(t, "olm", "--namespace="+lifecycle, "--writeStatusName=", "--writePackageServerStatusName=")
+	c.start(t, "catalog", "--namespace="+lifecycle, "--writeStatusName=")
+	go c.runPods(t)
+	return c
+}
+
+// start runs one of OLM's binaries until the test ends, and not longer than this process.
+func (c cluster) start(t *testing.T, binary string, args ...string) {
+	t.Helper()
+	g := NewWithT(t)
+	log, err := os.Create(filepath.Join(c.plane.Dir, filepath.Base(binary)+".log"))
+	g.Expect(err).NotTo(HaveOccurred())
+	command := exec.Command(filepath.Join(c.binaries, binary), args...)
+	command.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig)
+	command.Dir = c.plane.Dir
+	command.Stdout, command.Stderr = log, log
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started, exited := make(chan error), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // it is this thread that the process dies with, so it has to last
+		defer runtime.UnlockOSThread()
+		defer close(exited)
+		err := command.Start()
+		started <- err
+		if err == nil {
+			_ = command.Wait() // always an error, as it is only ever killed
+		}
+	}()
+	g.Expect(<-started).To(Succeed())
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		<-exited
+		_ = log.Close()
+		if t.Failed() {
+			text, _ := os.ReadFile(log.Name())
+			t.Logf("%s ends:\n%s", binary, text[max(0, len(text)-8000):])
+		}
+	})
+}
+
+// runPods is the kubelet: there is no node, so it says of every pod of the operator's that it is ready.
+func (c cluster) runPods(t *testing.T) {
+	ready := []byte(`{"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}`)
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-t.Context().Done():
+			return
+		case <-ticker.C:
+		}
+		var pods corev1.PodList
+		if err := c.List(t.Context(), &pods, client.InNamespace(system)); err != nil {
+			continue
+		}
+		for _, pod := range pods.Items {
+			if pod.Status.Phase == corev1.PodPending {
+				_ = c.Status().Patch(t.Context(), &pod, client.RawPatch(types.StrategicMergePatchType, ready)) // or it is gone: next time
+			}
+		}
+	}
+}
+
+// serve offers bundles, in the order of their upgrades, and returns the address.
+func (c cluster) serve(t *testing.T, bundles ...string) (address string) {
+	t.Helper()
+	g := NewWithT(t)
+	dir := t.TempDir()
+	catalog := readTemplate(t)
+	catalog.channel().Entries = nil
+	var text []byte
+	for i, bundle := range bundles {
+		entry := entry{Name: fmt.Sprintf("appisolation.v0.%d.0", i+1)}
+		if i > 0 {
+			entry.Replaces = catalog.channel().Entries[i-1].Name
+		}
+		catalog.channel().Entries = append(catalog.channel().Entries, entry)
+		rendered, err := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), "render", bundle).Output()
+		g.Expect(err).NotTo(HaveOccurred())
+		text = append(text, rendered...)
+	}
+	for _, blob := range catalog.Entries {
+		if blob.Schema != "olm.bundle" {
+			text = append(text, marshal(g, blob)...)
+		}
+	}
+	g.Expect(os.WriteFile(filepath.Join(dir, "catalog.json"), text, 0o600)).To(Succeed())
+	output, err := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), "validate", dir).CombinedOutput()
+	g.Expect(err).NotTo(HaveOccurred(), string(output))
+
+	port := freePort(g)
+	c.start(t, "opm", "serve", dir, "--port="+port, "--pprof-addr=", "--termination-log="+filepath.Join(c.plane.Dir, "opm.termination"),
+		"--cache-dir="+t.TempDir(), "--cache-enforce-integrity=false")
+	return "127.0.0.1:" + port
+}
+
+func freePort(g Gomega) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	g.Expect(err).NotTo(HaveOccurred())
+	defer listener.Close()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	g.Expect(err).NotTo(HaveOccurred())
+	return port
+}
+
+// startOperator runs the operator with a token of the service account that OLM made, and leads, as its pods do.
+func (c cluster) startOperator(t *testing.T) *controlplane.Operator {
+	t.Helper()
+	g := NewWithT(t)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name}}
+	token := &authenticationv1.TokenRequest{}
+	g.Expect(c.SubResource("token").Create(t.Context(), account, token)).To(Succeed())
+	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
+	g.Expect(clientcmd.WriteToFile(clientcmdapi.Config{
+		Clusters:       map[string]*clientcmdapi.Cluster{"it": {Server: c.plane.Config.Host, CertificateAuthorityData: c.plane.Config.CAData}},
+		AuthInfos:      map[string]*clientcmdapi.AuthInfo{"it": {Token: token.Status.Token}},
+		Contexts:       map[string]*clientcmdapi.Context{"it": {Cluster: "it", AuthInfo: "it"}},
+		CurrentContext: "it",
+	}, kubeconfig)).To(Succeed())
+	operator, err := controlplane.StartOperator([]string{c.operator}, kubeconfig, t.Output(), "--leader-elect", "--leader-election-namespace="+system)
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(func() { g.Expect(operator.Kill()).To(Succeed()) })
+	return operator
+}
+
+func (c cluster) create(t *testing.T, objects ...client.Object) {
+	t.Helper()
+	for _, object := range objects {
+		NewWithT(t).Expect(c.Create(t.Context(), object)).To(Succeed(), object.GetName())
+	}
+}
+
+// phase says how far the installation of a ClusterServiceVersion is, and why.
+func (c cluster) phase(t *testing.T, name string) func() (string, error) {
+	return func() (string, error) {
+		var csv v1alpha1.ClusterServiceVersion
+		err := c.Get(t.Context(), client.ObjectKey{Namespace: system, Name: name}, &csv)
+		return fmt.Sprintf("%s %s", csv.Status.Phase, csv.Status.Reason), err
+	}
+}
+
+func (c cluster) deployment(t *testing.T) appsv1.Deployment {
+	t.Helper()
+	var deployment appsv1.Deployment
+	NewWithT(t).Expect(c.Get(t.Context(), client.ObjectKey{Namespace: system, Name: name}, &deployment)).To(Succeed())
+	return deployment
+}
+
+// policies are the NetworkPolicies of the whole cluster as they are stored, by namespace and name.
+func (c cluster) policies(t *testing.T) map[string]networkingv1.NetworkPolicy {
+	t.Helper()
+	var list networkingv1.NetworkPolicyList
+	NewWithT(t).Expect(c.List(t.Context(), &list)).To(Succeed())
+	found := map[string]networkingv1.NetworkPolicy{}
+	for _, policy := range list.Items {
+		found[policy.Namespace+"/"+policy.Name] = policy
+	}
+	return found
+}

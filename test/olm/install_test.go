@@ -1,0 +1,248 @@
+// Package olm has the Operator Lifecycle Manager itself install, upgrade and uninstall the bundle.
+package olm
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"github.com/operator-framework/api/pkg/operators/v1alpha1"
+	appsv1 "k8s.io/api/apps/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	appisolationv1alpha1 "github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+const first, second = "appisolation.v0.1.0", "appisolation.v0.2.0"
+
+// One story: each part begins where the one before has ended.
+func TestLifecycle(t *testing.T) {
+	c := startCluster(t)
+	testInstall(t, c)
+	operator := c.startOperator(t)
+	testExamples(t, c)
+	testRights(t, c)
+	operator = testUpgrade(t, c, operator)
+	testUninstall(t, c, operator)
+}
+
+func testInstall(t *testing.T, c cluster) {
+	g := NewWithT(t)
+	c.create(t,
+		&v1alpha1.CatalogSource{
+			ObjectMeta: metav1.ObjectMeta{Namespace: lifecycle, Name: "catalog"},
+			Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, root+"/bundle")},
+		},
+		&v1alpha1.Subscription{
+			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "appisolation"},
+			Spec: &v1alpha1.SubscriptionSpec{
+				CatalogSource: "catalog", CatalogSourceNamespace: lifecycle, Package: "appisolation",
+				InstallPlanApproval: v1alpha1.ApprovalAutomatic,
+			},
+		},
+	)
+	g.Eventually(c.phase(t, first)).WithTimeout(time.Minute).Should(HavePrefix("Succeeded"))
+	g.Expect(c.deployment(t).Status.AvailableReplicas).To(Equal(int32(2)))
+}
+
+// What a console offers to create becomes policies, by nothing but the rights that OLM gave.
+func testExamples(t *testing.T, c cluster) {
+	g := NewWithT(t)
+	applications := 0
+	for _, example := range examples(t, readBundle(t).CSV) {
+		if namespace := example.GetNamespace(); namespace != "" {
+			err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
+			g.Expect(client.IgnoreAlreadyExists(err)).To(Succeed())
+			applications++
+		}
+		c.create(t, example)
+	}
+	g.Eventually(c.ready).WithArguments(t).WithTimeout(20 * time.Second).Should(Equal(applications))
+	g.Expect(c.policies(t)).To(And(HaveKey("shop/shop-web"), HaveKey("shop/shop-api"), HaveKey("shop/shop-db")))
+}
+
+// ready counts the applications that are.
+func (c cluster) ready(t *testing.T) (int, error) {
+	var applications appisolationv1alpha1.AppIsolationList
+	err := c.List(t.Context(), &applications)
+	count := 0
+	for _, application := range applications.Items {
+		if meta.IsStatusConditionTrue(application.Status.Conditions, appisolationv1alpha1.ConditionReady) {
+			count++
+		}
+	}
+	return count, err
+}
+
+// What docs/olm.md says of rights.
+func testRights(t *testing.T, c cluster) {
+	const operator = "system:serviceaccount:" + system + ":" + name
+	for _, row := range []struct {
+		who, group, verb, apiGroup, resource, namespace string
+		allowed                                         bool
+	}{
+		{who: operator, verb: "update", apiGroup: "coordination.k8s.io", resource: "leases", namespace: system, allowed: true},
+		{who: operator, verb: "update", apiGroup: "coordination.k8s.io", resource: "leases", namespace: "kube-system"},
+		{who: operator, verb: "list", apiGroup: "discovery.k8s.io", resource: "endpointslices", namespace: "default", allowed: true},
+		{who: operator, verb: "list", apiGroup: "discovery.k8s.io", resource: "endpointslices", namespace: "kube-system", allowed: true},
+		{who: operator, verb: "update", apiGroup: "appisolation.io", resource: "appisolations", namespace: "shop"},
+		{who: operator, verb: "get", resource: "secrets", namespace: system},
+		{who: "anybody", group: "system:authenticated", verb: "list", apiGroup: "appisolation.io", resource: "isolationprofiles", allowed: true},
+		{who: "anybody", group: "system:authenticated", verb: "update", apiGroup: "appisolation.io", resource: "isolationprofiles"},
+		{who: "developer", verb: "create", apiGroup: "appisolation.io", resource: "appisolations", namespace: "shop", allowed: true},
+		{who: "developer", verb: "update", apiGroup: "appisolation.io", resource: "isolationprofiles"},
+		{who: "editor", verb: "update", apiGroup: "appisolation.io", resource: "isolationprofiles", allowed: true}, // it is OLM that grants it
+	} {
+		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+			User: row.who, Groups: []string{row.group},
+			ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: row.namespace, Verb: row.verb, Group: row.apiGroup, Resource: row.resource,
+			},
+		}}
+		NewWithT(t).Eventually(func() (bool, error) {
+			review.ResourceVersion = ""
+			err := c.Create(t.Context(), review)
+			return review.Status.Allowed, err
+		}).WithTimeout(5*time.Second).Should(Equal(row.allowed), "%+v", row)
+	}
+}
+
+// testUpgrade puts the next release into the catalog, with a column more in the table of applications. It returns the
+// operator of that release.
+func testUpgrade(t *testing.T, c cluster, operator *controlplane.Operator) *controlplane.Operator {
+	g := NewWithT(t)
+	before, account := c.policies(t), c.account(t)
+
+	var catalog v1alpha1.CatalogSource
+	g.Expect(c.Get(t.Context(), client.ObjectKey{Namespace: lifecycle, Name: "catalog"}, &catalog)).To(Succeed())
+	catalog.Spec.Address = c.serve(t, root+"/bundle", nextRelease(t))
+	g.Expect(c.Update(t.Context(), &catalog)).To(Succeed())
+	g.Eventually(c.phase(t, second)).WithTimeout(time.Minute).Should(HavePrefix("Succeeded"))
+	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, first)).WithTimeout(time.Minute).Should(BeTrue())
+	g.Expect(c.deployment(t).Spec.Template.Spec.Containers[0].Image).To(Equal("appisolation:v0.2.0"))
+	var crd apiextensionsv1.CustomResourceDefinition
+	g.Expect(c.Get(t.Context(), client.ObjectKey{Name: "appisolations.appisolation.io"}, &crd)).To(Succeed())
+	g.Expect(crd.Spec.Versions[0].AdditionalPrinterColumns).To(ContainElement(HaveField("Name", "Next")))
+	g.Expect(c.account(t)).To(Equal(account), "it is the same, so a token of the old pods' is good while they last")
+
+	g.Expect(operator.Stop()).To(Succeed()) // and so lets the next one lead
+	operator = c.startOperator(t)
+	c.create(t, application("after-upgrade"))
+	g.Eventually(c.gone(t, &appisolationv1alpha1.AppIsolation{}, "default", "after-upgrade")).Should(BeFalse())
+	g.Eventually(func() bool { _, written := c.policies(t)["default/after-upgrade-web"]; return written }).WithTimeout(20 * time.Second).Should(BeTrue())
+	after := c.policies(t)
+	delete(after, "default/after-upgrade-web")
+	g.Expect(after).To(Equal(before), "not one was rewritten: resource versions are the same too")
+	testRights(t, c)
+	return operator
+}
+
+func application(name string) *appisolationv1alpha1.AppIsolation {
+	return &appisolationv1alpha1.AppIsolation{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
+		Spec: appisolationv1alpha1.AppIsolationSpec{
+			Tiers: []appisolationv1alpha1.Tier{{
+				Name: "web", PodSelector: appisolationv1alpha1.LabelSelector{MatchLabels: map[string]appisolationv1alpha1.LabelValue{"app": "after"}},
+			}},
+			Flows:   []appisolationv1alpha1.Flow{},
+			Ingress: []appisolationv1alpha1.Ingress{},
+			Egress:  []appisolationv1alpha1.Egress{},
+		},
+	}
+}
+
+// nextRelease is a copy of the bundle that says that it is one version later.
+func nextRelease(t *testing.T) (dir string) {
+	t.Helper()
+	g := NewWithT(t)
+	dir = t.TempDir()
+	g.Expect(os.CopyFS(dir, os.DirFS(root+"/bundle"))).To(Succeed())
+	replace(g, filepath.Join(dir, "manifests", "appisolation.clusterserviceversion.yaml"),
+		first, second, "appisolation:v0.1.0", "appisolation:v0.2.0", "\n  version: 0.1.0\n", "\n  version: 0.2.0\n  replaces: "+first+"\n")
+	replace(g, filepath.Join(dir, "manifests", "appisolation.io_appisolations.yaml"),
+		"  - additionalPrinterColumns:\n", "  - additionalPrinterColumns:\n    - {name: Next, type: string, jsonPath: .spec.mode}\n")
+	return dir
+}
+
+func replace(g Gomega, path string, pairs ...string) {
+	text, err := os.ReadFile(path)
+	g.Expect(err).NotTo(HaveOccurred())
+	for i := 0; i < len(pairs); i += 2 {
+		g.Expect(string(text)).To(ContainSubstring(pairs[i]))
+		text = bytes.ReplaceAll(text, []byte(pairs[i]), []byte(pairs[i+1]))
+	}
+	g.Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
+}
+
+// testUninstall does what docs/olm.md says, and finds what it says.
+func testUninstall(t *testing.T, c cluster, operator *controlplane.Operator) {
+	g := NewWithT(t)
+	before := c.policies(t)
+	g.Expect(c.Delete(t.Context(), &v1alpha1.Subscription{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "appisolation"}})).To(Succeed())
+	g.Expect(c.Delete(t.Context(), &v1alpha1.ClusterServiceVersion{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: second}})).To(Succeed())
+	g.Eventually(c.gone(t, &appsv1.Deployment{}, system, name)).WithTimeout(time.Minute).Should(BeTrue())
+	g.Eventually(c.gone(t, &corev1.ServiceAccount{}, system, name)).WithTimeout(time.Minute).Should(BeTrue())
+	g.Expect(operator.Kill()).To(Succeed())
+
+	g.Eventually(c.rbac).WithArguments(t).WithTimeout(time.Minute).Should(ConsistOf(""))
+	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
+	g.Expect(c.gone(t, &apiextensionsv1.CustomResourceDefinition{}, "", "appisolations.appisolation.io")()).To(BeFalse())
+
+	g.Expect(c.Delete(t.Context(), application("after-upgrade"))).To(Succeed())
+	g.Eventually(c.policies).WithArguments(t).WithTimeout(time.Minute).ShouldNot(HaveKey("default/after-upgrade-web"), "a policy goes with its application")
+	g.Expect(c.policies(t)).To(HaveLen(len(before) - 1))
+}
+
+// rbac are the objects that give rights in the name of the project or of its kinds.
+func (c cluster) rbac(t *testing.T) ([]string, error) {
+	var found []string
+	for _, list := range []client.ObjectList{&rbacv1.ClusterRoleList{}, &rbacv1.ClusterRoleBindingList{}, &rbacv1.RoleList{}, &rbacv1.RoleBindingList{}} {
+		if err := c.List(t.Context(), list); err != nil {
+			return nil, err
+		}
+		objects, err := meta.ExtractList(list)
+		if err != nil {
+			return nil, err
+		}
+		for _, object := range objects {
+			object := object.(client.Object)
+			if bytes.Contains([]byte(object.GetName()), []byte("appisolation")) {
+				kind := map[bool]string{true: "Cluster", false: ""}[object.GetNamespace() == ""]
+				found = append(found, kind+" "+object.GetName())
+			}
+		}
+	}
+	return found, nil
+}
+
+func (c cluster) account(t *testing.T) string {
+	t.Helper()
+	var account corev1.ServiceAccount
+	NewWithT(t).Expect(c.Get(t.Context(), client.ObjectKey{Namespace: system, Name: name}, &account)).To(Succeed())
+	return string(account.UID)
+}
+
+func (c cluster) gone(t *testing.T, object client.Object, namespace, name string) func() (bool, error) {
+	return func() (bool, error) {
+		err := c.Get(t.Context(), client.ObjectKey{Namespace: namespace, Name: name}, object)
+		return apierrors.IsNotFound(err), client.IgnoreNotFound(err)
+	}
+}
+
+func marshal(g Gomega, value any) []byte {
+	text, err := json.Marshal(value)
+	g.Expect(err).NotTo(HaveOccurred())
+	return append(text, '\n')
+}
