@@ -4,6 +4,10 @@ SHELL := bash
 
 # Built by "make controlplane", which honours a KUBEBUILDER_ASSETS from outside.
 K8S := $(CURDIR)/bin/k8s
+# The OLM bundle's version, its image, and the release that it upgrades (appisolation.v0.0.9), if any.
+VERSION = 0.1.0
+IMG = appisolation:v$(VERSION)
+REPLACES =
 # Every module, and those of them that have code of ours.
 MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod)))
 CODE = $(filter-out hack/%,$(MODULES))
@@ -21,10 +25,11 @@ demo: controlplane build ## Show the operator at work on a control plane of its 
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e run ./demo
 
 .PHONY: test
-test: controlplane ## Run all tests
+test: controlplane olm ## Run all tests
 	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) ./...
 	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged)$$')
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
 
@@ -62,11 +67,28 @@ generate: ## Write what is generated from the API types and the markers in the c
 	go run ./hack/chart config config/helm/appisolation
 	go run ./hack/metrics docs/metrics.md
 
+.PHONY: bundle
+bundle: generate ## Write the OLM bundle (VERSION=0.2.0 IMG=... REPLACES=appisolation.v0.1.0 for a release)
+	hack/operator-sdk/build
+	go run ./hack/bundle -version $(VERSION) -image $(IMG) -replaces "$(REPLACES)"
+	bin/operator-sdk bundle validate ./bundle --select-optional suite=operatorframework
+
+# OLM refuses an upgrade to a CustomResourceDefinition that stored objects do not meet.
+.PHONY: crds
+crds: ## Compare the CustomResourceDefinitions with those of the last release
+	@tag=$$(git describe --tags --abbrev=0 2>/dev/null) || { echo 'crds: there is no tag yet, so nothing to compare with'; exit 0; }; \
+	for file in config/crd/bases/*.yaml; do \
+		if git cat-file -e "$$tag:$$file" 2>/dev/null; then \
+			echo "crds: $$file since $$tag"; \
+			go tool -modfile=hack/crdify/go.mod crdify "git://$$tag?path=$$file" "file://$$file"; \
+		fi; \
+	done
+
 .PHONY: verify
-verify: generate ## Fail if anything generated differs from what is committed
+verify: bundle crds ## Fail if anything generated differs from what is committed
 	@for module in $(MODULES); do go -C $$module mod tidy; done
 	@if [[ -n $$(git status --porcelain) ]]; then \
-		echo 'These differ from what is committed after `make generate` and `go mod tidy`:'; \
+		echo 'These differ from what is committed after `make generate bundle` and `go mod tidy`:'; \
 		git status --porcelain; git --no-pager diff; exit 1; \
 	fi
 
@@ -91,6 +113,10 @@ krew: ## Make a release's archives and krew's manifest in dist
 .PHONY: controlplane
 controlplane: ## Compile etcd, the API server, the controller manager and kubectl to bin/k8s, once
 	@hack/controlplane/build $(K8S)
+
+.PHONY: olm
+olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
+	@hack/olm/build
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -33,6 +34,18 @@ func TestLifecycle(t *testing.T) {
 	testInstall(t, c)
 	operator := c.startOperator(t)
 	testExamples(t, c)
+	c.create(t,
+		&rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "developer"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+			Subjects:   []rbacv1.Subject{{Kind: "User", Name: "developer"}},
+		},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: "editor"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+			Subjects:   []rbacv1.Subject{{Kind: "User", Name: "editor"}},
+		},
+	)
 	testRights(t, c)
 	operator = testUpgrade(t, c, operator)
 	testUninstall(t, c, operator)
@@ -196,7 +209,7 @@ func testUninstall(t *testing.T, c cluster, operator *controlplane.Operator) {
 	g.Eventually(c.gone(t, &corev1.ServiceAccount{}, system, name)).WithTimeout(time.Minute).Should(BeTrue())
 	g.Expect(operator.Kill()).To(Succeed())
 
-	g.Eventually(c.rbac).WithArguments(t).WithTimeout(time.Minute).Should(ConsistOf(""))
+	g.Eventually(c.rbac).WithArguments(t).WithTimeout(time.Minute).Should(ConsistOf(left), "the operator's ClusterRole is gone")
 	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
 	g.Expect(c.gone(t, &apiextensionsv1.CustomResourceDefinition{}, "", "appisolations.appisolation.io")()).To(BeFalse())
 
@@ -205,22 +218,37 @@ func testUninstall(t *testing.T, c cluster, operator *controlplane.Operator) {
 	g.Expect(c.policies(t)).To(HaveLen(len(before) - 1))
 }
 
+// left is the RBAC that stays when all is uninstalled: the bundle's own objects, whose service account is gone, and the
+// ClusterRoles that OLM makes for each kind, which go with its CustomResourceDefinition.
+var left = []string{
+	"ClusterRole appisolation-edit",
+	"ClusterRole appisolation-profile-view",
+	"ClusterRole appisolation-view",
+	"ClusterRole appisolations.appisolation.io-v1alpha1-admin",
+	"ClusterRole appisolations.appisolation.io-v1alpha1-crdview",
+	"ClusterRole appisolations.appisolation.io-v1alpha1-edit",
+	"ClusterRole appisolations.appisolation.io-v1alpha1-view",
+	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-admin",
+	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-crdview",
+	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-edit",
+	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-view",
+	"ClusterRoleBinding appisolation-profile-view",
+	"Role appisolation-manager",
+	"RoleBinding appisolation-manager",
+}
+
 // rbac are the objects that give rights in the name of the project or of its kinds.
 func (c cluster) rbac(t *testing.T) ([]string, error) {
 	var found []string
-	for _, list := range []client.ObjectList{&rbacv1.ClusterRoleList{}, &rbacv1.ClusterRoleBindingList{}, &rbacv1.RoleList{}, &rbacv1.RoleBindingList{}} {
+	for _, kind := range []string{"ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"} {
+		list := &metav1.PartialObjectMetadataList{}
+		list.SetGroupVersionKind(rbacv1.SchemeGroupVersion.WithKind(kind + "List"))
 		if err := c.List(t.Context(), list); err != nil {
 			return nil, err
 		}
-		objects, err := meta.ExtractList(list)
-		if err != nil {
-			return nil, err
-		}
-		for _, object := range objects {
-			object := object.(client.Object)
-			if bytes.Contains([]byte(object.GetName()), []byte("appisolation")) {
-				kind := map[bool]string{true: "Cluster", false: ""}[object.GetNamespace() == ""]
-				found = append(found, kind+" "+object.GetName())
+		for _, object := range list.Items {
+			if strings.Contains(object.Name, "appisolation") {
+				found = append(found, kind+" "+object.Name)
 			}
 		}
 	}
