@@ -3,17 +3,19 @@ package argocd
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"path"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/argoproj/argo-cd/v3/common"
+	appv1 "github.com/argoproj/argo-cd/v3/pkg/apis/application/v1alpha1"
+	"github.com/argoproj/argo-cd/v3/util/argo"
 	"github.com/argoproj/gitops-engine/pkg/cache"
 	"github.com/argoproj/gitops-engine/pkg/engine"
 	gitops "github.com/argoproj/gitops-engine/pkg/sync"
+	synccommon "github.com/argoproj/gitops-engine/pkg/sync/common"
 	"github.com/go-logr/logr"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -25,40 +27,30 @@ import (
 // application is the name of an Argo CD Application.
 const application = "team"
 
-// tracking is how Argo CD knows an Application's objects again: what its util/argo/resource_tracking.go does.
+// tracking is how Argo CD knows an Application's objects again.
 type tracking struct {
-	name       string
-	field      []string
-	value      func(*unstructured.Unstructured) string
+	method     appv1.TrackingMethod
 	serverSide bool // apply
 }
 
-var trackings = []tracking{{
-	name:  "annotation",
-	field: []string{"metadata", "annotations", "argocd.argoproj.io/tracking-id"},
-	value: func(o *unstructured.Unstructured) string {
-		return fmt.Sprintf("%s:%s/%s:%s/%s", application, o.GroupVersionKind().Group, o.GetKind(), o.GetNamespace(), o.GetName())
-	},
-}, {
-	name:       "label",
-	field:      []string{"metadata", "labels", "app.kubernetes.io/instance"},
-	value:      func(*unstructured.Unstructured) string { return application },
-	serverSide: true,
-}}
+// trackings are the methods, and the two ways of applying with them.
+var trackings = []tracking{
+	{method: appv1.TrackingMethodAnnotation},
+	{method: appv1.TrackingMethodLabel, serverSide: true},
+}
 
-func (tr tracking) mark(object *unstructured.Unstructured) error {
-	return unstructured.SetNestedField(object.Object, tr.value(object), tr.field...)
+// mark makes an object one of the Application's.
+func mark(object *unstructured.Unstructured, method appv1.TrackingMethod) error {
+	return argo.NewResourceTracking().SetAppInstance(object, common.LabelKeyAppInstance, application, object.GetNamespace(), method, "")
 }
 
 // marked returns the Application that an object is marked with, or nothing.
-func (tr tracking) marked(object *unstructured.Unstructured) string {
-	value, _, _ := unstructured.NestedString(object.Object, tr.field...)
-	name, _, _ := strings.Cut(value, ":")
-	return name
+func marked(object *unstructured.Unstructured, method appv1.TrackingMethod) string {
+	return argo.NewResourceTracking().GetAppName(object, common.LabelKeyAppInstance, method, "")
 }
 
-// argo is Argo CD, as far as it syncs one Application in one namespace, pruning.
-type argo struct {
+// argoCD is Argo CD, as far as it syncs one Application in one namespace, pruning.
+type argoCD struct {
 	namespace string
 	tracking  tracking
 	cache     cache.ClusterCache
@@ -69,16 +61,16 @@ type argo struct {
 	deletions []string
 }
 
-func (c cluster) startArgo(t *testing.T, namespace string, tracking tracking) *argo {
+func (c cluster) startArgo(t *testing.T, namespace string, tracking tracking) *argoCD {
 	t.Helper()
-	a := &argo{namespace: namespace, tracking: tracking}
+	a := &argoCD{namespace: namespace, tracking: tracking}
 	config := rest.CopyConfig(c.Config)
 	config.WarningHandler = rest.NoWarnings{}
 	config.Wrap(a.listen)
 	a.cache = cache.NewClusterCache(config, cache.SetNamespaces([]string{namespace}), cache.SetLogr(logr.Discard()),
 		cache.SetPopulateResourceInfoHandler(func(object *unstructured.Unstructured, _ bool) (any, bool) {
-			marked := tracking.marked(object)
-			return marked, marked != ""
+			name := marked(object, tracking.method)
+			return name, name != ""
 		}))
 	a.engine = engine.NewEngine(config, a.cache, engine.WithLogr(logr.Discard()))
 	stop, err := a.engine.Run()
@@ -90,7 +82,7 @@ func (c cluster) startArgo(t *testing.T, namespace string, tracking tracking) *a
 type results map[string]string
 
 // sync makes the cluster what is in Git.
-func (a *argo) sync(t *testing.T, git ...string) results {
+func (a *argoCD) sync(t *testing.T, git ...string) results {
 	t.Helper()
 	g := NewWithT(t)
 	var objects []*unstructured.Unstructured
@@ -98,14 +90,12 @@ func (a *argo) sync(t *testing.T, git ...string) results {
 		object := &unstructured.Unstructured{}
 		g.Expect(yaml.Unmarshal([]byte(text), &object.Object)).To(Succeed())
 		object.SetNamespace(a.namespace)
-		g.Expect(a.tracking.mark(object)).To(Succeed())
+		g.Expect(mark(object, a.tracking.method)).To(Succeed())
 		objects = append(objects, object)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	isManaged := func(r *cache.Resource) bool { return r.Info == application }
-	synced, err := a.engine.Sync(ctx, objects, isManaged, "revision", a.namespace, gitops.WithLogr(logr.Discard()), gitops.WithPrune(true),
-		gitops.WithServerSideApply(a.tracking.serverSide), gitops.WithServerSideApplyManager("argocd-controller"))
+	synced, err := a.syncOnce(ctx, objects)
 	g.Expect(err).NotTo(HaveOccurred())
 	found := results{}
 	for _, result := range synced {
@@ -115,8 +105,16 @@ func (a *argo) sync(t *testing.T, git ...string) results {
 	return found
 }
 
+// syncOnce is one sync operation. It ends when the last wave is applied, when something fails, or with its time.
+func (a *argoCD) syncOnce(ctx context.Context, objects []*unstructured.Unstructured) ([]synccommon.ResourceSyncResult, error) {
+	isManaged := func(r *cache.Resource) bool { return r.Info == application }
+	return a.engine.Sync(ctx, objects, isManaged, "revision", a.namespace, gitops.WithLogr(logr.Discard()), gitops.WithPrune(true),
+		gitops.WithHealthOverride(overrides),
+		gitops.WithServerSideApply(a.tracking.serverSide), gitops.WithServerSideApplyManager(common.ArgoCDSSAManager))
+}
+
 // seen are the names of what its cache has by now, of the kinds that matter here.
-func (a *argo) seen() []string {
+func (a *argoCD) seen() []string {
 	var names []string
 	for key := range a.cache.FindResources(a.namespace) {
 		if key.Kind == "AppIsolation" || key.Kind == "NetworkPolicy" {
@@ -127,7 +125,7 @@ func (a *argo) seen() []string {
 }
 
 // listen writes down what it deletes.
-func (a *argo) listen(next http.RoundTripper) http.RoundTripper {
+func (a *argoCD) listen(next http.RoundTripper) http.RoundTripper {
 	return roundTripper(func(request *http.Request) (*http.Response, error) {
 		if request.Method == http.MethodDelete {
 			body, err := request.GetBody()

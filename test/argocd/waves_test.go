@@ -1,0 +1,114 @@
+package argocd
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/argoproj/gitops-engine/pkg/cache"
+	synccommon "github.com/argoproj/gitops-engine/pkg/sync/common"
+	"github.com/argoproj/gitops-engine/pkg/utils/kube"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// early is the annotation of an application that comes before its workload, which is a ConfigMap here.
+const (
+	early    = `metadata: {name: shop, annotations: {argocd.argoproj.io/sync-wave: "-1"}}, spec: {`
+	workload = `{apiVersion: v1, kind: ConfigMap, metadata: {name: workload}}`
+)
+
+// TestWaves has an application in an early wave hold up what comes after it.
+func TestWaves(t *testing.T) {
+	overrides = patched(t)
+	taken := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "shop-web"}}
+	for _, row := range []struct {
+		name     string
+		operator bool
+		spec     string
+		given    *networkingv1.NetworkPolicy
+		workload bool
+		ends     error
+		result   synccommon.OperationPhase // of the application
+	}{
+		{name: "ready: the workload comes", operator: true, spec: web, workload: true, result: synccommon.OperationSucceeded},
+		{name: "the operator is away: the workload waits", spec: web, ends: context.DeadlineExceeded},
+		{name: "dry run: the workload waits, without end", operator: true, spec: "mode: DryRun, " + web, ends: context.DeadlineExceeded},
+		{name: "a name is taken: the sync fails", operator: true, spec: web, given: taken, result: synccommon.OperationFailed},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g := NewWithT(t)
+			if row.operator {
+				c.startOperator(t)
+			}
+			namespace := c.newNamespace(g)
+			if row.given != nil {
+				policy := row.given.DeepCopy()
+				policy.Namespace = namespace
+				g.Expect(c.k8s.Create(t.Context(), policy)).To(Succeed())
+			}
+			a := c.startArgo(t, namespace, trackings[0])
+			objects := append(parse(g, `{apiVersion: appisolation.io/v1alpha1, kind: AppIsolation, `+early+row.spec+`}}`), parse(g, workload)...)
+			for _, object := range objects {
+				object.SetNamespace(namespace)
+				g.Expect(mark(object, a.tracking.method)).To(Succeed())
+			}
+			patience := 20 * time.Second
+			if row.ends != nil {
+				patience = 5 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			results, err := a.syncOnce(ctx, objects)
+			t.Log(results, err)
+			if row.ends != nil {
+				g.Expect(errors.Is(err, row.ends) || ctx.Err() != nil).To(BeTrue(), "it goes on: %v", err)
+			} else {
+				g.Expect(results).To(ContainElement(And(HaveField("ResourceKey.Name", "shop"), HaveField("HookPhase", row.result))))
+			}
+			g.Expect(c.gone(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "workload"}})()).To(Equal(!row.workload))
+		})
+	}
+}
+
+// TestTree has Argo CD show the policies as children of their application.
+func TestTree(t *testing.T) {
+	c.startOperator(t)
+	for _, tracking := range trackings {
+		t.Run(string(tracking.method), func(t *testing.T) {
+			g := NewWithT(t)
+			namespace := c.newNamespace(g)
+			a := c.startArgo(t, namespace, tracking)
+			g.Expect(a.sync(t, shopInGit)).To(Equal(results{"shop": "Synced"}))
+			c.eventuallyReady(t, namespace)
+			g.Eventually(a.tree).WithTimeout(20 * time.Second).Should(ConsistOf("AppIsolation/shop", "NetworkPolicy/shop-a", "NetworkPolicy/shop-b", "NetworkPolicy/shop-default-deny"))
+			for name, policy := range c.policies(g, namespace) {
+				object := &unstructured.Unstructured{}
+				object.SetLabels(policy.Labels)
+				object.SetAnnotations(policy.Annotations)
+				for _, any := range trackings {
+					g.Expect(marked(object, any.method)).To(BeEmpty(), "%s has no tracking mark", name)
+				}
+			}
+			shop := parse(g, shopInGit)[0]
+			shop.SetNamespace(namespace)
+			g.Expect(client.IgnoreNotFound(c.k8s.Delete(t.Context(), shop))).To(Succeed())
+		})
+	}
+}
+
+// tree is the application and everything under it, as Argo CD's resource tree shows it.
+func (a *argoCD) tree() []string {
+	var names []string
+	a.cache.IterateHierarchyV2([]kube.ResourceKey{kube.NewResourceKey("appisolation.io", "AppIsolation", a.namespace, "shop")},
+		func(resource *cache.Resource, _ map[kube.ResourceKey]*cache.Resource) bool {
+			names = append(names, resource.Ref.Kind+"/"+resource.Ref.Name)
+			return true
+		})
+	return names
+}
