@@ -16,6 +16,8 @@ import (
 	"github.com/argoproj/gitops-engine/pkg/engine"
 	gitops "github.com/argoproj/gitops-engine/pkg/sync"
 	synccommon "github.com/argoproj/gitops-engine/pkg/sync/common"
+	"github.com/argoproj/gitops-engine/pkg/utils/kube"
+	"github.com/argoproj/gitops-engine/pkg/utils/tracing"
 	"github.com/go-logr/logr"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -95,7 +97,7 @@ func (a *argoCD) sync(t *testing.T, git ...string) results {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	synced, err := a.syncOnce(ctx, objects)
+	synced, err := a.engine.Sync(ctx, objects, isManaged, "revision", a.namespace, a.options()...)
 	g.Expect(err).NotTo(HaveOccurred())
 	found := results{}
 	for _, result := range synced {
@@ -105,12 +107,44 @@ func (a *argoCD) sync(t *testing.T, git ...string) results {
 	return found
 }
 
-// syncOnce is one sync operation. It ends when the last wave is applied, when something fails, or with its time.
-func (a *argoCD) syncOnce(ctx context.Context, objects []*unstructured.Unstructured) ([]synccommon.ResourceSyncResult, error) {
-	isManaged := func(r *cache.Resource) bool { return r.Info == application }
-	return a.engine.Sync(ctx, objects, isManaged, "revision", a.namespace, gitops.WithLogr(logr.Discard()), gitops.WithPrune(true),
-		gitops.WithHealthOverride(overrides),
-		gitops.WithServerSideApply(a.tracking.serverSide), gitops.WithServerSideApplyManager(common.ArgoCDSSAManager))
+func isManaged(r *cache.Resource) bool { return r.Info == application }
+
+func (a *argoCD) options() []gitops.SyncOpt {
+	return []gitops.SyncOpt{
+		gitops.WithLogr(logr.Discard()), gitops.WithPrune(true), gitops.WithHealthOverride(overrides),
+		gitops.WithServerSideApply(a.tracking.serverSide), gitops.WithServerSideApplyManager(common.ArgoCDSSAManager),
+	}
+}
+
+// operate syncs in steps, each of which looks at the cluster anew, as Argo CD does and the engine's own loop does not. It
+// returns when the operation is over, or still runs at the end of its time.
+func (a *argoCD) operate(t *testing.T, objects []*unstructured.Unstructured, patience time.Duration) synccommon.OperationPhase {
+	t.Helper()
+	g := NewWithT(t)
+	config := rest.CopyConfig(c.Config)
+	config.WarningHandler = rest.NoWarnings{}
+	phase, results, started := synccommon.OperationRunning, []synccommon.ResourceSyncResult(nil), metav1.Now()
+	deadline := time.After(patience)
+	for {
+		live, err := a.cache.GetManagedLiveObjs(objects, isManaged)
+		g.Expect(err).NotTo(HaveOccurred())
+		step, cleanup, err := gitops.NewSyncContext("revision", gitops.Reconcile(objects, live, a.namespace, a.cache), config, config,
+			&kube.KubectlCmd{Log: logr.Discard(), Tracer: tracing.NopTracer{}}, a.namespace, a.cache.GetOpenAPISchema(),
+			append(a.options(), gitops.WithInitialState(phase, "", results, started))...)
+		g.Expect(err).NotTo(HaveOccurred())
+		step.Sync()
+		phase, _, results = step.GetState()
+		cleanup()
+		t.Log(phase, results)
+		if phase.Completed() {
+			return phase
+		}
+		select {
+		case <-deadline:
+			return phase
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // seen are the names of what its cache has by now, of the kinds that matter here.

@@ -23,7 +23,7 @@ func (t tampering) place() string {
 		panic(err)
 	}
 	path := strings.TrimPrefix(patch[0].Path, "/spec/")
-	path = regexp.MustCompile(`/(\d+|-)$`).ReplaceAllString(path, "")
+	path = regexp.MustCompile(`/(\d+|-)$|(matchLabels)/.*`).ReplaceAllString(path, "$2")
 	path = regexp.MustCompile(`/\d+/`).ReplaceAllString(path, "[].")
 	return "`" + strings.ReplaceAll(path, "/", ".") + "`"
 }

@@ -1,17 +1,15 @@
 package argocd
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
 	"github.com/argoproj/gitops-engine/pkg/cache"
+	"github.com/argoproj/gitops-engine/pkg/health"
 	synccommon "github.com/argoproj/gitops-engine/pkg/sync/common"
 	"github.com/argoproj/gitops-engine/pkg/utils/kube"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -26,20 +24,18 @@ const (
 // TestWaves has an application in an early wave hold up what comes after it.
 func TestWaves(t *testing.T) {
 	overrides = patched(t)
-	taken := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "shop-web"}}
+	taken := `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shop-web}, spec: {podSelector: {}}}`
 	for _, row := range []struct {
-		name     string
-		operator bool
-		spec     string
-		given    *networkingv1.NetworkPolicy
-		workload bool
-		ends     error
-		result   synccommon.OperationPhase // of the application
+		name        string
+		operator    bool
+		spec, given string
+		phase       synccommon.OperationPhase
+		health      health.HealthStatusCode
 	}{
-		{name: "ready: the workload comes", operator: true, spec: web, workload: true, result: synccommon.OperationSucceeded},
-		{name: "the operator is away: the workload waits", spec: web, ends: context.DeadlineExceeded},
-		{name: "dry run: the workload waits, without end", operator: true, spec: "mode: DryRun, " + web, ends: context.DeadlineExceeded},
-		{name: "a name is taken: the sync fails", operator: true, spec: web, given: taken, result: synccommon.OperationFailed},
+		{name: "ready", operator: true, spec: web, phase: synccommon.OperationSucceeded, health: health.HealthStatusHealthy},
+		{name: "the operator is away", spec: web, phase: synccommon.OperationRunning, health: health.HealthStatusProgressing},
+		{name: "dry run", operator: true, spec: "mode: DryRun, " + web, phase: synccommon.OperationRunning, health: health.HealthStatusSuspended},
+		{name: "a name is taken", operator: true, spec: web, given: taken, phase: synccommon.OperationFailed, health: health.HealthStatusDegraded},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
@@ -47,11 +43,7 @@ func TestWaves(t *testing.T) {
 				c.startOperator(t)
 			}
 			namespace := c.newNamespace(g)
-			if row.given != nil {
-				policy := row.given.DeepCopy()
-				policy.Namespace = namespace
-				g.Expect(c.k8s.Create(t.Context(), policy)).To(Succeed())
-			}
+			c.create(g, namespace, row.given)
 			a := c.startArgo(t, namespace, trackings[0])
 			objects := append(parse(g, `{apiVersion: appisolation.io/v1alpha1, kind: AppIsolation, `+early+row.spec+`}}`), parse(g, workload)...)
 			for _, object := range objects {
@@ -59,19 +51,13 @@ func TestWaves(t *testing.T) {
 				g.Expect(mark(object, a.tracking.method)).To(Succeed())
 			}
 			patience := 20 * time.Second
-			if row.ends != nil {
-				patience = 5 * time.Second
+			if row.phase == synccommon.OperationRunning {
+				patience = 3 * time.Second
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			results, err := a.syncOnce(ctx, objects)
-			t.Log(results, err)
-			if row.ends != nil {
-				g.Expect(errors.Is(err, row.ends) || ctx.Err() != nil).To(BeTrue(), "it goes on: %v", err)
-			} else {
-				g.Expect(results).To(ContainElement(And(HaveField("ResourceKey.Name", "shop"), HaveField("HookPhase", row.result))))
-			}
-			g.Expect(c.gone(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "workload"}})()).To(Equal(!row.workload))
+			g.Expect(a.operate(t, objects, patience)).To(Equal(row.phase))
+			g.Expect(argoHealth(c.get(g, objects[0]))).To(HaveField("Status", row.health))
+			came := !c.gone(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "workload"}})()
+			g.Expect(came).To(Equal(row.phase == synccommon.OperationSucceeded))
 		})
 	}
 }
