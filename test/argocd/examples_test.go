@@ -8,10 +8,12 @@ import (
 	"testing"
 	"time"
 
+	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
 )
 
 // TestExamples has the API server judge the examples by Argo CD's own CustomResourceDefinitions.
@@ -43,4 +45,23 @@ func TestExamples(t *testing.T) {
 			g.Expect(k8s.Create(t.Context(), object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))).NotTo(Succeed(), "a mistake is found")
 		}
 	}
+}
+
+// TestFluxExample reads the example with Flux's own types; each Kustomization may depend on those before it only.
+func TestFluxExample(t *testing.T) {
+	g := NewWithT(t)
+	text, err := os.ReadFile(root + "/config/integrations/flux/kustomizations.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	var before []string
+	for document := range strings.SplitSeq(string(text), "\n---\n") {
+		var kustomization kustomizev1.Kustomization
+		g.Expect(yaml.UnmarshalStrict([]byte(document), &kustomization)).To(Succeed())
+		g.Expect(kustomization.GroupVersionKind()).To(Equal(kustomizev1.GroupVersion.WithKind("Kustomization")))
+		g.Expect(kustomization.Spec.Wait).To(BeTrue())
+		for _, on := range kustomization.Spec.DependsOn {
+			g.Expect(before).To(ContainElement(on.Name))
+		}
+		before = append(before, kustomization.Name)
+	}
+	g.Expect(before).To(HaveLen(4))
 }

@@ -2,6 +2,7 @@ package argocd
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -141,6 +142,10 @@ func TestHealth(t *testing.T) {
 		if strings.Contains(s.given, "ResourceQuota") {
 			g.Eventually(c.counted).WithArguments(s.name).WithTimeout(30*time.Second).Should(BeTrue(), "the quota is in force")
 		}
+		if strings.Contains(s.given, "elder") {
+			made := time.Now().Unix()
+			g.Eventually(func() int64 { return time.Now().Unix() }).WithTimeout(5*time.Second).Should(BeNumerically(">", made), "an age is in seconds")
+		}
 		if object.GetKind() == "AppIsolation" {
 			object.SetNamespace(s.name)
 		}
@@ -207,6 +212,19 @@ func TestHealth(t *testing.T) {
 		g.Expect(c.k8s.Patch(t.Context(), object, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`)))).To(Succeed())
 	})
 	data.compare(t)
+	replaceTable(t, filepath.Join(root, "docs", "gitops.md"), "situations", situationTable())
+}
+
+// situationTable is what both say of an AppIsolation.
+func situationTable() string {
+	text := "| situation | Argo CD | kstatus, so Flux | Argo CD's message begins |\n|---|---|---|---|\n" +
+		"| no status yet | Progressing | **Current** | the operator has not looked at this declaration yet |\n" +
+		"| changed, and not seen yet | Progressing | InProgress | the operator has not looked at this declaration yet |\n"
+	for _, s := range situations {
+		text += fmt.Sprintf("| %s | %s | %s | %s |\n", strings.ReplaceAll(s.name, "-", " "), s.argo, s.flux, strings.TrimSuffix(s.says, ": "))
+	}
+	return text + "| not enforced | Healthy | Current | Enforced is False (NetworkIgnoresPolicies) |\n" +
+		"| being deleted | Progressing | Terminating | Pending deletion |\n"
 }
 
 // overrides are the health checks in Argo CD's settings.

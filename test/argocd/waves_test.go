@@ -1,6 +1,7 @@
 package argocd
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,7 +13,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 // early is the annotation of an application that comes before its workload, which is a ConfigMap here.
@@ -23,22 +25,27 @@ const (
 
 // TestWaves has an application in an early wave hold up what comes after it.
 func TestWaves(t *testing.T) {
-	overrides = patched(t)
 	taken := `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shop-web}, spec: {podSelector: {}}}`
 	for _, row := range []struct {
 		name        string
 		operator    bool
+		unchecked   bool // the health checks are not installed
 		spec, given string
 		phase       synccommon.OperationPhase
 		health      health.HealthStatusCode
 	}{
 		{name: "ready", operator: true, spec: web, phase: synccommon.OperationSucceeded, health: health.HealthStatusHealthy},
 		{name: "the operator is away", spec: web, phase: synccommon.OperationRunning, health: health.HealthStatusProgressing},
+		{name: "without health checks nothing waits", unchecked: true, spec: web, phase: synccommon.OperationSucceeded},
 		{name: "dry run", operator: true, spec: "mode: DryRun, " + web, phase: synccommon.OperationRunning, health: health.HealthStatusSuspended},
 		{name: "a name is taken", operator: true, spec: web, given: taken, phase: synccommon.OperationFailed, health: health.HealthStatusDegraded},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
+			overrides = patched(t)
+			if row.unchecked {
+				overrides = nil
+			}
 			if row.operator {
 				c.startOperator(t)
 			}
@@ -55,7 +62,9 @@ func TestWaves(t *testing.T) {
 				patience = 3 * time.Second
 			}
 			g.Expect(a.operate(t, objects, patience)).To(Equal(row.phase))
-			g.Expect(argoHealth(c.get(g, objects[0]))).To(HaveField("Status", row.health))
+			if !row.unchecked {
+				g.Expect(argoHealth(c.get(g, objects[0]))).To(HaveField("Status", row.health))
+			}
 			came := !c.gone(&corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "workload"}})()
 			g.Expect(came).To(Equal(row.phase == synccommon.OperationSucceeded))
 		})
@@ -81,9 +90,10 @@ func TestTree(t *testing.T) {
 					g.Expect(marked(object, any.method)).To(BeEmpty(), "%s has no tracking mark", name)
 				}
 			}
-			shop := parse(g, shopInGit)[0]
-			shop.SetNamespace(namespace)
-			g.Expect(client.IgnoreNotFound(c.k8s.Delete(t.Context(), shop))).To(Succeed())
+
+			orphaning := fmt.Sprintf(shop, v1alpha1.DeletionPolicyOrphan)
+			g.Expect(a.sync(t, orphaning)).To(Equal(results{"shop": "Synced"}))
+			g.Eventually(a.tree).WithTimeout(20*time.Second).Should(ConsistOf("AppIsolation/shop"), "what is to stay has no owner, so it is in no tree")
 		})
 	}
 }
