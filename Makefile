@@ -10,7 +10,7 @@ IMG = appisolation:v$(VERSION)
 REPLACES =
 # Every module, and those of them that have code of ours.
 MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod)))
-CODE = $(filter-out hack/%,$(MODULES))
+CODE = $(filter-out hack/%,$(MODULES)) hack/image
 TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 # The race detector needs a C compiler. One package at a time: several start a control plane, and no cached result: much
 # of what they test is outside Go's sight.
@@ -28,6 +28,7 @@ demo: controlplane build ## Show the operator at work on a control plane of its 
 test: controlplane olm ## Run all tests
 	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) ./...
 	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged)$$')
+	go -C hack/image test -count=1 .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
@@ -95,6 +96,10 @@ verify: bundle crds ## Fail if anything generated differs from what is committed
 .PHONY: build
 build: ## Compile the operator to bin/manager
 	CGO_ENABLED=0 go build -trimpath -o bin/manager .
+
+.PHONY: image
+image: ## Make the image with ko, for amd64 and arm64, to dist/image.tar; no Docker, no registry
+	go -C hack/image build -o $(CURDIR)/bin/image . && bin/image dist
 
 IMG ?= appisolation:latest
 INSTALLER ?= dist/install.yaml
