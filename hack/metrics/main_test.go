@@ -61,12 +61,11 @@ func TestAlertsFireWhenTheyShould(t *testing.T) {
 	}
 	g.Expect(os.WriteFile(filepath.Join(dir, "rules.yaml"), plain, 0o600)).To(Succeed())
 	g.Expect(os.WriteFile(filepath.Join(dir, "tests.yaml"), tests, 0o600)).To(Succeed())
-	for _, args := range [][]string{{"check", "rules", "--lint=all", "--lint-fatal", "rules.yaml"}, {"test", "rules", "tests.yaml"}} {
-		modfile, err := filepath.Abs(root + "/hack/promtool/go.mod")
-		g.Expect(err).NotTo(HaveOccurred())
-		command := exec.Command("go", append([]string{"tool", "-modfile=" + modfile, "promtool"}, args...)...)
-		command.Dir = dir
-		output, err := command.CombinedOutput()
+	for _, args := range [][]string{
+		{"check", "rules", "--lint=all", "--lint-fatal", filepath.Join(dir, "rules.yaml")},
+		{"test", "rules", filepath.Join(dir, "tests.yaml")},
+	} {
+		output, err := exec.Command("go", append([]string{"tool", "-modfile=../promtool/go.mod", "promtool"}, args...)...).CombinedOutput()
 		g.Expect(err).NotTo(HaveOccurred(), string(output))
 	}
 }
