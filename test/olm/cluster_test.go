@@ -72,9 +72,7 @@ func startCluster(t *testing.T) cluster {
 
 	c.create(t,
 		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: lifecycle}},
-		&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}},
 		&operatorsv1.OLMConfig{ObjectMeta: metav1.ObjectMeta{Name: "cluster"}},
-		&operatorsv1.OperatorGroup{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "everywhere"}},
 	)
 	// Both serve metrics on one fixed port, if they get it, and only write a line if they don't.
 	c.start(t, "olm", "--namespace="+lifecycle, "--writeStatusName=", "--writePackageServerStatusName=")

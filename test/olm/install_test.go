@@ -5,7 +5,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +33,11 @@ const first, second = "appisolation.v0.1.0", "appisolation.v0.2.0"
 // One story: each part begins where the one before has ended.
 func TestLifecycle(t *testing.T) {
 	c := startCluster(t)
-	testInstall(t, c)
+	c.create(t, &v1alpha1.CatalogSource{
+		ObjectMeta: metav1.ObjectMeta{Namespace: lifecycle, Name: "catalog"},
+		Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, root+"/bundle")},
+	})
+	testInstall(t, c, first)
 	operator := c.startOperator(t)
 	testExamples(t, c)
 	c.create(t,
@@ -51,23 +57,14 @@ func TestLifecycle(t *testing.T) {
 	testUninstall(t, c, operator)
 }
 
-func testInstall(t *testing.T, c cluster) {
+// testInstall applies what docs/olm.md says.
+func testInstall(t *testing.T, c cluster, release string) {
 	g := NewWithT(t)
-	c.create(t,
-		&v1alpha1.CatalogSource{
-			ObjectMeta: metav1.ObjectMeta{Namespace: lifecycle, Name: "catalog"},
-			Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, root+"/bundle")},
-		},
-		&v1alpha1.Subscription{
-			ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "appisolation"},
-			Spec: &v1alpha1.SubscriptionSpec{
-				CatalogSource: "catalog", CatalogSourceNamespace: lifecycle, Package: "appisolation",
-				InstallPlanApproval: v1alpha1.ApprovalAutomatic,
-			},
-		},
-	)
-	g.Eventually(c.phase(t, first)).WithTimeout(time.Minute).Should(HavePrefix("Succeeded"))
-	g.Expect(c.deployment(t).Status.AvailableReplicas).To(Equal(int32(2)))
+	manifests := page(g, "Install", "yaml")
+	g.Expect(manifests).To(HaveLen(1))
+	c.shell(t, "kubectl apply -f - <<'END'\n"+strings.ReplaceAll(manifests[0], "CATALOG", "catalog")+"END")
+	g.Eventually(c.phase(t, release)).WithTimeout(time.Minute).Should(HavePrefix("Succeeded"))
+	g.Eventually(func() int32 { return c.deployment(t).Status.AvailableReplicas }).WithTimeout(time.Minute).Should(Equal(int32(2)))
 }
 
 // What a console offers to create becomes policies, by nothing but the rights that OLM gave.
@@ -153,8 +150,7 @@ func testUpgrade(t *testing.T, c cluster, operator *controlplane.Operator) *cont
 	g.Expect(operator.Stop()).To(Succeed()) // and so lets the next one lead
 	operator = c.startOperator(t)
 	c.create(t, application("after-upgrade"))
-	g.Eventually(c.gone(t, &appisolationv1alpha1.AppIsolation{}, "default", "after-upgrade")).Should(BeFalse())
-	g.Eventually(func() bool { _, written := c.policies(t)["default/after-upgrade-web"]; return written }).WithTimeout(20 * time.Second).Should(BeTrue())
+	g.Eventually(c.policies).WithArguments(t).WithTimeout(20 * time.Second).Should(HaveKey("default/after-upgrade-web"))
 	after := c.policies(t)
 	delete(after, "default/after-upgrade-web")
 	g.Expect(after).To(Equal(before), "not one was rewritten: resource versions are the same too")
@@ -199,43 +195,86 @@ func replace(g Gomega, path string, pairs ...string) {
 	g.Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
 }
 
-// testUninstall does what docs/olm.md says, and finds what it says.
+// testUninstall runs the commands of docs/olm.md, and finds what it says.
 func testUninstall(t *testing.T, c cluster, operator *controlplane.Operator) {
 	g := NewWithT(t)
+	g.SetDefaultEventuallyTimeout(time.Minute)
+	commands := page(g, "Uninstall", "sh")
+	g.Expect(commands).To(HaveLen(3))
 	before := c.policies(t)
-	g.Expect(c.Delete(t.Context(), &v1alpha1.Subscription{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: "appisolation"}})).To(Succeed())
-	g.Expect(c.Delete(t.Context(), &v1alpha1.ClusterServiceVersion{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: second}})).To(Succeed())
-	g.Eventually(c.gone(t, &appsv1.Deployment{}, system, name)).WithTimeout(time.Minute).Should(BeTrue())
-	g.Eventually(c.gone(t, &corev1.ServiceAccount{}, system, name)).WithTimeout(time.Minute).Should(BeTrue())
+
+	c.shell(t, commands[0])
+	g.Eventually(c.gone(t, &appsv1.Deployment{}, system, name)).Should(BeTrue())
+	g.Eventually(c.gone(t, &corev1.ServiceAccount{}, system, name)).Should(BeTrue())
+	g.Expect(operator.Kill()).To(Succeed())
+	g.Eventually(c.rbac).WithArguments(t).Should(ConsistOf(slices.Concat(bundles, made)), "the operator's ClusterRole is gone")
+	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
+
+	testInstall(t, c, second)
+	operator = c.startOperator(t)
+	c.create(t, application("again"))
+	g.Eventually(c.policies).WithArguments(t).Should(HaveKey("default/again-web"))
+	g.Expect(c.Delete(t.Context(), application("again"))).To(Succeed())
+	g.Eventually(c.policies).WithArguments(t).Should(Equal(before), "a policy goes with its application, and all others are as they were")
+	c.shell(t, commands[0])
+	g.Eventually(c.gone(t, &appsv1.Deployment{}, system, name)).Should(BeTrue())
 	g.Expect(operator.Kill()).To(Succeed())
 
-	g.Eventually(c.rbac).WithArguments(t).WithTimeout(time.Minute).Should(ConsistOf(left), "the operator's ClusterRole is gone")
-	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
-	g.Expect(c.gone(t, &apiextensionsv1.CustomResourceDefinition{}, "", "appisolations.appisolation.io")()).To(BeFalse())
-
-	g.Expect(c.Delete(t.Context(), application("after-upgrade"))).To(Succeed())
-	g.Eventually(c.policies).WithArguments(t).WithTimeout(time.Minute).ShouldNot(HaveKey("default/after-upgrade-web"), "a policy goes with its application")
-	g.Expect(c.policies(t)).To(HaveLen(len(before) - 1))
+	c.shell(t, commands[1])
+	g.Eventually(c.policies).WithArguments(t).Should(HaveLen(1))
+	g.Expect(c.policies(t)).To(HaveKey("ns-app1/deny-all"), "it is not ours")
+	g.Eventually(c.rbac).WithArguments(t).Should(ConsistOf(bundles))
+	c.shell(t, commands[2])
+	g.Expect(c.rbac(t)).To(BeEmpty())
 }
 
-// left is the RBAC that stays when all is uninstalled: the bundle's own objects, whose service account is gone, and the
-// ClusterRoles that OLM makes for each kind, which go with its CustomResourceDefinition.
-var left = []string{
-	"ClusterRole appisolation-edit",
-	"ClusterRole appisolation-profile-view",
-	"ClusterRole appisolation-view",
-	"ClusterRole appisolations.appisolation.io-v1alpha1-admin",
-	"ClusterRole appisolations.appisolation.io-v1alpha1-crdview",
-	"ClusterRole appisolations.appisolation.io-v1alpha1-edit",
-	"ClusterRole appisolations.appisolation.io-v1alpha1-view",
-	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-admin",
-	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-crdview",
-	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-edit",
-	"ClusterRole isolationprofiles.appisolation.io-v1alpha1-view",
-	"ClusterRoleBinding appisolation-profile-view",
-	"Role appisolation-manager",
-	"RoleBinding appisolation-manager",
+// page are the blocks of one language in one section of docs/olm.md.
+func page(g Gomega, section, language string) []string {
+	text, err := os.ReadFile(root + "/docs/olm.md")
+	g.Expect(err).NotTo(HaveOccurred())
+	_, rest, found := strings.Cut(string(text), "\n## "+section+"\n")
+	g.Expect(found).To(BeTrue(), section)
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	var blocks []string
+	for block := range strings.SplitSeq(rest, "\n```") {
+		if block, found := strings.CutPrefix(block, language+"\n"); found {
+			blocks = append(blocks, block+"\n")
+		}
+	}
+	return blocks
 }
+
+// shell runs commands as a cluster admin.
+func (c cluster) shell(t *testing.T, commands string) {
+	t.Helper()
+	command := exec.CommandContext(t.Context(), "bash", "-euc", commands)
+	command.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig, "PATH="+c.plane.Assets+":"+os.Getenv("PATH"))
+	output, err := command.CombinedOutput()
+	NewWithT(t).Expect(err).NotTo(HaveOccurred(), "%s\n%s", commands, output)
+}
+
+// What stays when it is uninstalled: bundles are the bundle's own objects, whose service account is gone; made are the
+// ClusterRoles that OLM makes for each kind, and that go with its CustomResourceDefinition.
+var (
+	bundles = []string{
+		"ClusterRole appisolation-edit",
+		"ClusterRole appisolation-profile-view",
+		"ClusterRole appisolation-view",
+		"ClusterRoleBinding appisolation-profile-view",
+		"Role appisolation-manager",
+		"RoleBinding appisolation-manager",
+	}
+	made = []string{
+		"ClusterRole appisolations.appisolation.io-v1alpha1-admin",
+		"ClusterRole appisolations.appisolation.io-v1alpha1-crdview",
+		"ClusterRole appisolations.appisolation.io-v1alpha1-edit",
+		"ClusterRole appisolations.appisolation.io-v1alpha1-view",
+		"ClusterRole isolationprofiles.appisolation.io-v1alpha1-admin",
+		"ClusterRole isolationprofiles.appisolation.io-v1alpha1-crdview",
+		"ClusterRole isolationprofiles.appisolation.io-v1alpha1-edit",
+		"ClusterRole isolationprofiles.appisolation.io-v1alpha1-view",
+	}
+)
 
 // rbac are the objects that give rights in the name of the project or of its kinds.
 func (c cluster) rbac(t *testing.T) ([]string, error) {
