@@ -85,7 +85,7 @@ func startCluster(t *testing.T) cluster {
 func (c cluster) start(t *testing.T, binary string, args ...string) {
 	t.Helper()
 	g := NewWithT(t)
-	log, err := os.Create(filepath.Join(c.plane.Dir, filepath.Base(binary)+".log"))
+	log, err := os.CreateTemp(c.plane.Dir, binary+"-*.log")
 	g.Expect(err).NotTo(HaveOccurred())
 	command := exec.Command(filepath.Join(c.binaries, binary), args...)
 	command.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig)
