@@ -68,6 +68,7 @@ generate: ## Write what is generated from the API types and the markers in the c
 	go run ./hack/chart config config/helm/appisolation
 	go run ./hack/metrics docs/metrics.md
 
+# Its two warnings of removed APIs are of rights, which name no version: events and EndpointSlices are still there.
 .PHONY: bundle
 bundle: generate ## Write the OLM bundle (VERSION=0.2.0 IMG=... REPLACES=appisolation.v0.1.0 for a release)
 	hack/operator-sdk/build
