@@ -66,7 +66,7 @@ func TestBundleHoldsNothingElse(t *testing.T) {
 	g.Expect(kinds).To(HaveKeyWithValue("CustomResourceDefinition", 2))
 	for kind := range kinds {
 		g.Expect(kind).To(BeElementOf("ClusterServiceVersion", "CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role",
-			"RoleBinding", "Service"))
+			"RoleBinding", "Service", "PodDisruptionBudget"))
 	}
 
 	spec := bundle.CSV.Spec

@@ -1,7 +1,9 @@
 package olm
 
 import (
+	"bytes"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -180,8 +182,14 @@ func freePort(g Gomega) string {
 	return port
 }
 
+// operator is a process of it, and what it has to say.
+type operator struct {
+	*controlplane.Operator
+	log *bytes.Buffer
+}
+
 // startOperator runs the operator with a token of the service account that OLM made, and leads, as its pods do.
-func (c cluster) startOperator(t *testing.T) *controlplane.Operator {
+func (c cluster) startOperator(t *testing.T) operator {
 	t.Helper()
 	g := NewWithT(t)
 	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name}}
@@ -194,10 +202,12 @@ func (c cluster) startOperator(t *testing.T) *controlplane.Operator {
 		Contexts:       map[string]*clientcmdapi.Context{"it": {Cluster: "it", AuthInfo: "it"}},
 		CurrentContext: "it",
 	}, kubeconfig)).To(Succeed())
-	operator, err := controlplane.StartOperator([]string{c.operator}, kubeconfig, t.Output(), "--leader-elect", "--leader-election-namespace="+system)
+	log := &bytes.Buffer{}
+	started, err := controlplane.StartOperator([]string{c.operator}, kubeconfig, io.MultiWriter(t.Output(), log),
+		"--leader-elect", "--leader-election-namespace="+system)
 	g.Expect(err).NotTo(HaveOccurred())
-	t.Cleanup(func() { g.Expect(operator.Kill()).To(Succeed()) })
-	return operator
+	t.Cleanup(func() { g.Expect(started.Kill()).To(Succeed()) })
+	return operator{started, log}
 }
 
 func (c cluster) create(t *testing.T, objects ...client.Object) {
