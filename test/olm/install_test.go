@@ -64,7 +64,7 @@ func TestLifecycle(t *testing.T) {
 // testInstall applies what docs/olm.md says.
 func testInstall(t *testing.T, c cluster, release string) {
 	g := NewWithT(t)
-	manifests := page(g, "Install", "yaml")
+	manifests := page(g, "Install", "yml")
 	g.Expect(manifests).To(HaveLen(1))
 	c.shell(t, "kubectl apply -f - <<'END'\n"+strings.ReplaceAll(manifests[0], "CATALOG", "catalog")+"END")
 	g.Eventually(c.phase(t, release)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
