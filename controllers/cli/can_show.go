@@ -108,6 +108,11 @@ func (r *reply) reasons(h half) []string {
 	case h.State == isolation.Blocked:
 		return []string{fmt.Sprintf("%s %s, and no rule lets this %s", names(h.Isolating), isolate(h.Isolating), map[string]string{"egress": "out", "ingress": "in"}[h.direction])}
 	}
+	return r.rules(h)
+}
+
+// rules are the rules by which a half is open, or may be.
+func (r *reply) rules(h half) []string {
 	var texts []string
 	for _, rule := range h.Rules {
 		if rule.Sure || h.State == isolation.Unknown {

@@ -260,16 +260,22 @@ func (n Network) half(direction string, end, other Party, port Port, listener Pa
 		isolated, allowed = max(isolated, selected), max(allowed, min(selected, allows))
 		closed, open = closed && allows == no, open && allows == yes
 	}
-	result := perhaps
-	switch {
-	case half.Unread || len(half.Isolating) > 0 && half.HostNetwork:
-	case allowed == yes || open: // whichever of these policies select the end, each of them allows it
-		result = yes
-	case isolated == yes && closed:
-		result = no
-	}
+	result := half.sum(isolated, allowed, closed, open)
 	half.State = stateOf(result)
 	return half, result
+}
+
+// sum is what an end says, if some policy isolates it, some allows the connection, none allows it, each allows it.
+func (h Half) sum(isolated, allowed certainty, closed, open bool) certainty {
+	switch {
+	case h.Unread || len(h.Isolating) > 0 && h.HostNetwork:
+		return perhaps
+	case allowed == yes || open: // whichever of these policies select the end, each of them allows it
+		return yes
+	case isolated == yes && closed:
+		return no
+	}
+	return perhaps
 }
 
 // about is what the policies say, in a direction, that surely or perhaps select an end.
