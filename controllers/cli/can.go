@@ -13,7 +13,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 
@@ -153,17 +152,14 @@ func (s *source) readClusterFor(ctx context.Context, warnings io.Writer, texts .
 		return nil, err
 	}
 	in, everywhere := []string{}, false
-	var more []schema.GroupVersionResource
 	for _, text := range texts {
 		w := parseWho(text)
 		everywhere = everywhere || w.isAddress() || w.entity != ""
+		s.asksAPIServer = s.asksAPIServer || w.entity == v1alpha1.EntityKubeAPIServer
 		in = append(in, w.in(current))
-		if w.entity == v1alpha1.EntityKubeAPIServer {
-			more = append(more, endpointSlicesResource)
-		}
 	}
 	if everywhere {
-		found, err := s.readCluster(ctx, warnings, nil, more...)
+		found, err := s.readCluster(ctx, warnings, nil)
 		if !apierrors.IsForbidden(err) {
 			return found, err
 		}
@@ -175,7 +171,7 @@ func (s *source) readClusterFor(ctx context.Context, warnings io.Writer, texts .
 	}
 	slices.Sort(in)
 	s.nearby = slices.DeleteFunc(slices.Compact(in), func(namespace string) bool { return namespace == own })
-	return s.readCluster(ctx, warnings, []string{own}, more...)
+	return s.readCluster(ctx, warnings, []string{own})
 }
 
 // namespaceOf is the namespace of whoever is named without one. Among files there is none, unless -n says so.

@@ -82,6 +82,7 @@ func (r *reply) remarks(answer isolation.Answer) []string {
 // half is one end's part in an answer.
 type half struct {
 	direction, of string
+	side          isolation.Side
 	isolation.Half
 }
 
@@ -89,7 +90,7 @@ func halves(r *reply, answer isolation.Answer) []half {
 	if answer.Verdict.Self {
 		return nil
 	}
-	return []half{{"egress", r.from, answer.Verdict.Egress}, {"ingress", r.to, answer.Verdict.Ingress}}
+	return []half{{"egress", r.from, r.a, answer.Verdict.Egress}, {"ingress", r.to, r.b, answer.Verdict.Ingress}}
 }
 
 // reasons are why a half is as it is.
@@ -97,7 +98,7 @@ func (r *reply) reasons(h half) []string {
 	switch {
 	case h.Unread:
 		return []string{"the NetworkPolicies of its namespace may not be read"}
-	case !h.Judged && slices.Contains([]string{"All", "all"}, h.of):
+	case h.side.Peer.Entity == v1alpha1.EntityAll:
 		return []string{"everybody is meant, and nobody's own NetworkPolicies are looked at"}
 	case !h.Judged:
 		return []string{"no NetworkPolicy is about it: it is not pods"}
@@ -228,25 +229,18 @@ func indentedBy(indent, text string) string {
 
 // fragment is a part of a declaration as a person would write it: an entry a line, without what is empty.
 func fragment(spec v1alpha1.AppIsolationSpec) (string, error) {
-	text, err := json.Marshal(map[string]any{"spec": spec})
+	root, err := nodeOf(map[string]any{"spec": spec})
 	if err != nil {
 		return "", err
 	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil { // JSON is YAML, and keeps the fields' order
-		return "", err
-	}
-	styled(&document, 0)
+	styled(root, 0)
 	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	encoder.CompactSeqIndent()
-	err = encoder.Encode(&document)
+	err = encode(&out, root)
 	return out.String(), err
 }
 
-// entryDepth is how deep in a document the entries of a declaration's lists are: document, spec, its lists.
-const entryDepth = 4
+// entryDepth is how deep the entries of a declaration's lists are: spec, its lists.
+const entryDepth = 3
 
 // styled drops what is empty, and puts each entry on a line of its own.
 func styled(node *yaml.Node, depth int) {

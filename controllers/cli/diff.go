@@ -213,10 +213,7 @@ func (i *inventory) with(files *inventory, warnings io.Writer) (before, after is
 	was, is := inForce{}, inForce{}
 	was.put(i.policies...)
 	is.put(i.policies...)
-	then, err := i.overlaid(files)
-	if err != nil {
-		return before, after, err
-	}
+	then := i.overlaid(files)
 	old := map[types.NamespacedName]translation{}
 	for _, t := range i.translate() {
 		old[keyOf(t.app)] = t
@@ -246,7 +243,7 @@ func (i *inventory) with(files *inventory, warnings io.Writer) (before, after is
 }
 
 // overlaid is the inventory after files are applied to it.
-func (i *inventory) overlaid(files *inventory) (*inventory, error) {
+func (i *inventory) overlaid(files *inventory) *inventory {
 	then := newInventory()
 	then.live, then.partial, then.asked, then.unread = true, true, i.asked, i.unread // what else is applied beside these files is not known
 	then.apiServer, then.sources, then.texts = i.apiServer, files.sources, files.texts
@@ -269,5 +266,5 @@ func (i *inventory) overlaid(files *inventory) (*inventory, error) {
 		maps.Copy(merged, labels)
 		then.namespaces[name] = merged
 	}
-	return then, nil
+	return then
 }

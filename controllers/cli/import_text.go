@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"regexp"
@@ -32,13 +31,8 @@ func draftText(command string, draft isolation.Draft) (string, error) {
 	for _, line := range header(command, draft) {
 		fmt.Fprintln(&text, strings.TrimRight("# "+line, " "))
 	}
-	encoder := yaml.NewEncoder(&text)
-	encoder.SetIndent(2)
-	encoder.CompactSeqIndent()
-	if err := encoder.Encode(root); err != nil {
-		return "", err
-	}
-	return text.String(), encoder.Close()
+	err = encode(&text, root)
+	return text.String(), err
 }
 
 // header is what to know before all else.
@@ -73,7 +67,7 @@ func header(command string, draft isolation.Draft) []string {
 
 // draftNode is an application in the order of its fields, with what is short on one line.
 func draftNode(app *v1alpha1.AppIsolation) (*yaml.Node, error) {
-	text, err := json.Marshal(struct {
+	root, err := nodeOf(struct {
 		APIVersion string `json:"apiVersion"`
 		Kind       string `json:"kind"`
 		Metadata   struct {
@@ -88,11 +82,6 @@ func draftNode(app *v1alpha1.AppIsolation) (*yaml.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	var document yaml.Node
-	if err := yaml.Unmarshal(text, &document); err != nil { // JSON is YAML, and keeps the order
-		return nil, err
-	}
-	root := document.Content[0]
 	layOut(root, 0)
 	return root, nil
 }

@@ -2,7 +2,10 @@ package cli
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -171,4 +174,25 @@ func value(n *yaml.Node) string {
 		return ""
 	}
 	return n.Value
+}
+
+// nodeOf is a value as YAML, in the order of its fields.
+func nodeOf(value any) (*yaml.Node, error) {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(text, &document); err != nil { // JSON is YAML, and keeps the order
+		return nil, err
+	}
+	return document.Content[0], nil
+}
+
+// encode writes YAML as people indent it.
+func encode(out io.Writer, root *yaml.Node) error {
+	encoder := yaml.NewEncoder(out)
+	encoder.SetIndent(2)
+	encoder.CompactSeqIndent()
+	return errors.Join(encoder.Encode(root), encoder.Close())
 }

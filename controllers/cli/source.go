@@ -33,6 +33,8 @@ type source struct {
 	cluster *genericclioptions.ConfigFlags
 	// nearby are namespaces of the cluster that are read too, as far as the user may.
 	nearby []string
+	// asksAPIServer means that where the API server is has to be known, though no application may name it.
+	asksAPIServer bool
 }
 
 func (s *source) addFlags(flags *pflag.FlagSet) {
@@ -121,9 +123,8 @@ var (
 )
 
 // readCluster reads applications, policies, pods, Services and more of these namespaces, or of all if none is named; what
-// the user may read of those nearby; the
-// applications that those name; and what the cluster says for all of them. Of that, what a user may not read is a
-// warning, and is not known then.
+// the user may read of those nearby; the applications that those name; and what the cluster says for all of them. Of
+// that, what a user may not read is a warning, and is not known then.
 func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []string, more ...schema.GroupVersionResource) (*inventory, error) {
 	reader, err := s.connect(ctx, warnings)
 	if err != nil {
@@ -152,7 +153,7 @@ func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []strin
 			return nil, err
 		}
 	}
-	if err := reader.follow(slices.Concat(in, s.nearby)); err != nil {
+	if err := reader.follow(slices.Concat(in, s.nearby), s.asksAPIServer); err != nil {
 		return nil, err
 	}
 	slices.SortStableFunc(reader.found.apps, func(a, b *v1alpha1.AppIsolation) int { // as the operator does
@@ -234,8 +235,8 @@ func (r *clusterReader) list(resource schema.GroupVersionResource, namespace str
 }
 
 // follow reads what the applications name outside of these namespaces: other applications, and the API server.
-func (r *clusterReader) follow(namespaces []string) error {
-	elsewhere, usesAPIServer := map[string]bool{}, false
+func (r *clusterReader) follow(namespaces []string, usesAPIServer bool) error {
+	elsewhere := map[string]bool{}
 	isRead := func(namespace string) bool {
 		return slices.Contains(namespaces, namespace) || slices.Contains(namespaces, metav1.NamespaceAll)
 	}

@@ -84,14 +84,14 @@ func siteParty(namespace string, labels map[string]string) Party {
 }
 
 // RangeParty are the addresses of a range outside the cluster.
-func RangeParty(cidr netip.Prefix, except ...string) Party {
-	return Party{outside: Peer{CIDR: cidr.Masked().String(), Except: except}}
+func RangeParty(cidr netip.Prefix) Party {
+	return Party{outside: Peer{CIDR: cidr.Masked().String()}}
 }
 
 // Everybody is every pod and every address.
 func Everybody() Party { return Party{} }
 
-// EntityParties are who an entity stands for, and the port that it brings if it does; nobody, if nobody has said.
+// EntityParties are who an entity stands for; nobody, if nobody has said.
 // Entities by a namespace's labels are those of the namespaces that are known.
 func EntityParties(entity v1alpha1.Entity, facts Facts) []Party {
 	switch entity {
