@@ -30,31 +30,6 @@ func BenchmarkTranslate(b *testing.B) {
 	}
 }
 
-// BenchmarkTranslateLargest is the declaration with the most edges that the API allows.
-func BenchmarkTranslateLargest(b *testing.B) {
-	app := largeApp(32, 0)
-	every := []v1alpha1.TierRef{v1alpha1.EveryTier}
-	for _, tier := range app.Spec.Tiers {
-		app.Spec.Flows = append(app.Spec.Flows,
-			v1alpha1.Flow{From: "*", To: v1alpha1.TierRef(tier.Name)}, v1alpha1.Flow{From: v1alpha1.TierRef(tier.Name), To: "*"})
-	}
-	for i := range 64 {
-		var peers []v1alpha1.Peer
-		var ports []v1alpha1.Port
-		for j := range 16 {
-			peers = append(peers, v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(fmt.Sprintf("ns-%d-%d", i, j))})
-			ports = append(ports, v1alpha1.Port{Port: intstr.FromInt(1 + i*16 + j)})
-		}
-		name := v1alpha1.EntryName(fmt.Sprintf("entry-%d", i))
-		app.Spec.Ingress = append(app.Spec.Ingress, v1alpha1.Ingress{Name: name, From: peers, To: every})
-		app.Spec.Egress = append(app.Spec.Egress, v1alpha1.Egress{Name: name, From: every, To: peers, Ports: ports})
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		translate(b, app)
-	}
-}
-
 func translate(b *testing.B, app *v1alpha1.AppIsolation) {
 	model, problems := Resolve(app, Facts{})
 	if len(problems) > 0 || len(model.NetworkPolicies()) != len(app.Spec.Tiers) {

@@ -34,8 +34,7 @@ type Tier struct {
 
 // Edge lets one end open connections to the other. At least one of its ends is a tier of the application.
 type Edge struct {
-	// Line is the line of the declaration that says so: `flow web -> api`, `egress payments`, `dns`. It comes first, so
-	// that edges sort by it.
+	// Line is the line of the declaration that says so: `flow web -> api`, `egress payments`, `dns`. Edges sort by it.
 	Line     string
 	From, To End
 	// Ports are those that To listens on. None means every port of every protocol, and only an edge to everything has

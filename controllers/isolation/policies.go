@@ -21,8 +21,9 @@ func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
 		outOf[edge.From.Tier] = append(outOf[edge.From.Tier], edge)
 	}
 	var policies []*networkingv1.NetworkPolicy
+	ends := m.rulePeers()
 	for _, tier := range m.Tiers {
-		policies = append(policies, m.tierPolicy(tier, into[tier.Name], outOf[tier.Name]))
+		policies = append(policies, m.tierPolicy(tier, ends, into[tier.Name], outOf[tier.Name]))
 	}
 	if m.DenyRest {
 		policies = append(policies, m.policy(DefaultDeny, metav1.LabelSelector{}))
@@ -31,17 +32,16 @@ func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
 }
 
 // tierPolicy is the policy of a tier, with the edges that lead into it and out of it.
-func (m Model) tierPolicy(tier Tier, into, outOf []Edge) *networkingv1.NetworkPolicy {
+func (m Model) tierPolicy(tier Tier, ends rulePeers, into, outOf []Edge) *networkingv1.NetworkPolicy {
 	policy := m.policy(tier.Name, tier.Selector)
 	policy.Labels[LabelTier] = tier.Name
 
-	in, ingressLines := gather(into, func(e Edge) (networkingv1.NetworkPolicyIngressRule, bool) {
-		peers, ok := m.peers(e.From)
-		return networkingv1.NetworkPolicyIngressRule{From: peers, Ports: rulePorts(e.Ports)}, ok && len(e.Ports) > 0
+	from, to := func(e Edge) End { return e.From }, func(e Edge) End { return e.To }
+	in, ingressLines := gather(into, ends, from, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyIngressRule {
+		return networkingv1.NetworkPolicyIngressRule{From: peers, Ports: ports}
 	})
-	out, egressLines := gather(outOf, func(e Edge) (networkingv1.NetworkPolicyEgressRule, bool) {
-		peers, ok := m.peers(e.To)
-		return networkingv1.NetworkPolicyEgressRule{To: peers, Ports: rulePorts(e.Ports)}, ok && (len(e.Ports) > 0 || e.To.Everything)
+	out, egressLines := gather(outOf, ends, to, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyEgressRule {
+		return networkingv1.NetworkPolicyEgressRule{To: peers, Ports: ports}
 	})
 	policy.Spec.Ingress, policy.Spec.Egress = in, out
 	if lines := append(indexed("ingress", ingressLines), indexed("egress", egressLines)...); len(lines) > 0 {
@@ -64,20 +64,24 @@ func (m Model) policy(tier string, selector metav1.LabelSelector) *networkingv1.
 }
 
 // gather makes a rule of every edge that has one, each once, in the order of the lines that they come from.
-func gather[R any](edges []Edge, rule func(Edge) (R, bool)) (rules []R, lines []string) {
+func gather[R any](
+	edges []Edge, ends rulePeers, other func(Edge) End, rule func([]networkingv1.NetworkPolicyPeer, []networkingv1.NetworkPolicyPort) R,
+) (rules []R, lines []string) {
 	type group struct {
 		rule  R
 		lines []string
 	}
 	groups := map[string]*group{}
 	for _, edge := range edges {
-		made, ok := rule(edge)
-		if !ok {
+		// Nil means everything to a rule, so an edge to nobody, or on no port, has no rule at all.
+		peers, somebody := ends.of(other(edge))
+		if !somebody || len(edge.Ports) == 0 && !edge.To.Everything {
 			continue
 		}
-		key := sortKey(made)
+		ports := rulePorts(edge.Ports)
+		key := sortKey(ports) + peers.key
 		if groups[key] == nil {
-			groups[key] = &group{rule: made}
+			groups[key] = &group{rule: rule(peers.peers, ports)}
 		}
 		groups[key].lines = append(groups[key].lines, edge.Line)
 	}
@@ -96,20 +100,47 @@ func gather[R any](edges []Edge, rule func(Edge) (R, bool)) (rules []R, lines []
 	return rules, lines
 }
 
-// peers are an end as a rule has it. Nil means everything to a rule, so an end that is nobody has no rule at all.
-func (m Model) peers(end End) (peers []networkingv1.NetworkPolicyPeer, ok bool) {
+// rulePeers are ends as rules have them. Those outside are made once, however many tiers have them in common: they are
+// most of what a large declaration is.
+type rulePeers struct {
+	tiers   map[string]keyedPeers
+	outside map[*Peer]keyedPeers
+}
+
+// keyedPeers are the peers of a rule, and the JSON that they are told apart by.
+type keyedPeers struct {
+	peers []networkingv1.NetworkPolicyPeer
+	key   string
+}
+
+func (m Model) rulePeers() rulePeers {
+	ends := rulePeers{tiers: map[string]keyedPeers{}, outside: map[*Peer]keyedPeers{}}
+	for i := range m.Tiers {
+		ends.tiers[m.Tiers[i].Name] = withKey([]networkingv1.NetworkPolicyPeer{{PodSelector: &m.Tiers[i].Selector}})
+	}
+	return ends
+}
+
+func withKey(peers []networkingv1.NetworkPolicyPeer) keyedPeers { return keyedPeers{peers, sortKey(peers)} }
+
+// of are the peers of an end that is somebody; none are everything.
+func (r rulePeers) of(end End) (_ keyedPeers, somebody bool) {
 	if end.Everything {
-		return nil, true
+		return keyedPeers{}, true
 	}
-	for _, tier := range m.Tiers {
-		if tier.Name == end.Tier {
-			return []networkingv1.NetworkPolicyPeer{{PodSelector: &tier.Selector}}, true
+	if len(end.Peers) == 0 {
+		tier, exists := r.tiers[end.Tier]
+		return tier, exists
+	}
+	first := &end.Peers[0]
+	if _, known := r.outside[first]; !known {
+		var peers []networkingv1.NetworkPolicyPeer
+		for _, peer := range end.Peers {
+			peers = append(peers, rulePeer(peer))
 		}
+		r.outside[first] = withKey(peers)
 	}
-	for _, peer := range end.Peers {
-		peers = append(peers, rulePeer(peer))
-	}
-	return peers, len(peers) > 0
+	return r.outside[first], true
 }
 
 func rulePeer(peer Peer) networkingv1.NetworkPolicyPeer {

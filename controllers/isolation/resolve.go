@@ -43,7 +43,7 @@ func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
 		Namespace: app.Namespace,
 		Name:      app.Name,
 		Tiers:     tiers(&app.Spec),
-		Edges:     sortedUnique(slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())),
+		Edges:     sortedEdges(slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())),
 		DenyRest:  app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace,
 	}
 	return model, r.sortedProblems(model.Edges)
@@ -181,8 +181,9 @@ func (r *resolver) ingress() []Edge {
 		if from.nobody() {
 			continue
 		}
+		from = from.normal()
 		for _, to := range tiers {
-			edges = append(edges, Edge{From: from.normal(), To: End{Tier: string(to.Name)}, Ports: declaredPorts(to, in.Ports), Line: e.line()})
+			edges = append(edges, Edge{From: from, To: End{Tier: string(to.Name)}, Ports: declaredPorts(to, in.Ports), Line: e.line()})
 		}
 	}
 	return edges
@@ -210,9 +211,10 @@ func (r *resolver) egress() []Edge {
 		if !shared.nobody() {
 			found = append(found, outside{end: shared, ports: portsOf(out.Ports)})
 		}
-		for _, from := range tiers {
-			for _, to := range found {
-				edges = append(edges, Edge{From: End{Tier: string(from.Name)}, To: to.end.normal(), Ports: to.ports, Line: e.line()})
+		for _, to := range found {
+			end := to.end.normal()
+			for _, from := range tiers {
+				edges = append(edges, Edge{From: End{Tier: string(from.Name)}, To: end, Ports: to.ports, Line: e.line()})
 			}
 		}
 	}
@@ -222,16 +224,12 @@ func (r *resolver) egress() []Edge {
 // dns lets every tier that has not said otherwise ask the cluster's name servers.
 func (r *resolver) dns() []Edge {
 	var edges []Edge
-	servers := nameServers(r.facts.Profile)
-	for i := range r.app.Spec.Tiers {
-		tier := &r.app.Spec.Tiers[i]
-		if !tier.DNSEnabled() {
-			continue
-		}
-		for _, server := range servers {
-			edges = append(edges, Edge{
-				From: End{Tier: string(tier.Name)}, To: End{Peers: server.peers}.normal(), Ports: normalPorts(server.ports), Line: dnsLine,
-			})
+	for _, server := range nameServers(r.facts.Profile) {
+		end, ports := End{Peers: server.peers}.normal(), normalPorts(server.ports)
+		for i := range r.app.Spec.Tiers {
+			if tier := &r.app.Spec.Tiers[i]; tier.DNSEnabled() {
+				edges = append(edges, Edge{From: End{Tier: string(tier.Name)}, To: end, Ports: ports, Line: dnsLine})
+			}
 		}
 	}
 	return edges
@@ -485,7 +483,20 @@ func canonicalAll(cidrs []string) []string {
 	return sortedUnique(all)
 }
 
-// sortedUnique is the one place where order is made: by the bytes of the element's JSON.
+// sortedEdges are edges by line, then by tier, each once. Hardly two have both in common, so that hardly ever all of an
+// edge has to be compared.
+func sortedEdges(edges []Edge) []Edge {
+	order := func(a, b Edge) int {
+		if byName := cmp.Or(strings.Compare(a.Line, b.Line), strings.Compare(a.From.Tier, b.From.Tier), strings.Compare(a.To.Tier, b.To.Tier)); byName != 0 {
+			return byName
+		}
+		return cmp.Compare(sortKey(a), sortKey(b))
+	}
+	slices.SortFunc(edges, order)
+	return slices.CompactFunc(edges, func(a, b Edge) bool { return order(a, b) == 0 })
+}
+
+// sortedUnique makes the order of everything else: by the bytes of the element's JSON.
 func sortedUnique[T any](list []T) []T {
 	if len(list) < 2 {
 		return list
