@@ -37,6 +37,7 @@ var parts = []part{
 	{folder: "manager", component: "network-policy", componentValue: "networkPolicy.enabled"},
 	{folder: "guardrails", value: "guardrails.enabled"},
 	{folder: "protection", value: "protection.enabled"},
+	{folder: "rights", value: "rights.enabled"},
 	{folder: "prometheus", value: "prometheus.enabled"},
 }
 

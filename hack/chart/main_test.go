@@ -49,8 +49,8 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 	}{
 		"default": {},
 		"everything": {
-			values:     []string{"protection.enabled=true", "networkPolicy.enabled=true", "prometheus.enabled=true"},
-			resources:  []string{"protection", "prometheus"},
+			values:     []string{"protection.enabled=true", "rights.enabled=true", "networkPolicy.enabled=true", "prometheus.enabled=true"},
+			resources:  []string{"protection", "rights", "prometheus"},
 			components: []string{"network-policy"},
 		},
 	} {
@@ -116,7 +116,7 @@ func TestValuesReachThePod(t *testing.T) {
 
 func TestTheReleasesNamespaceIsEverywhere(t *testing.T) {
 	g := NewWithT(t)
-	output, err := helm("template", "x", published, "-n", "elsewhere", "--set", "protection.enabled=true,networkPolicy.enabled=true,prometheus.enabled=true")
+	output, err := helm("template", "x", published, "-n", "elsewhere", "--set", "protection.enabled=true,rights.enabled=true,networkPolicy.enabled=true,prometheus.enabled=true")
 	g.Expect(err).NotTo(HaveOccurred(), output)
 	g.Expect(output).NotTo(ContainSubstring(namespace))
 	g.Expect(output).To(ContainSubstring("system:serviceaccount:elsewhere:appisolation-manager"))

@@ -1,0 +1,140 @@
+package integration
+
+import (
+	"fmt"
+	"slices"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+const refusal = "%s has to be allowed to %s networkpolicies.networking.k8s.io in %s, as this %s has the operator do it: ask for a role that allows it"
+
+// Whoever may write a declaration is given rights on NetworkPolicies, or not, and tries.
+var _ = Describe("the rights that a declaration takes", Ordered, func() {
+	var namespace string
+	BeforeAll(func() {
+		namespace = newNamespace()
+		nobody := as("nobody")
+		grant("nobody", "", "appisolation.io", "*", "*")
+		inForce := func() error {
+			return nobody.Create(ctx, application(namespace, "probe", twoTiers), client.DryRunAll)
+		}
+		DeferCleanup(func() { Eventually(inForce).Should(Succeed()) })
+		installed("config/rights")
+		Eventually(inForce).Should(HaveOccurred())
+	})
+
+	// attempt is one of the three things that can be done to a declaration.
+	type attempt struct {
+		verb, takes string
+		do          func(client.Client, *v1alpha1.AppIsolation) error
+	}
+	attempts := []attempt{
+		{"create", "create", func(c client.Client, app *v1alpha1.AppIsolation) error {
+			fresh := application(app.Namespace, "fresh", twoTiers)
+			return c.Create(ctx, fresh, client.DryRunAll)
+		}},
+		{"change", "create, update, delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
+			changed := app.DeepCopy()
+			changed.Spec.Flows = []v1alpha1.Flow{}
+			return c.Update(ctx, changed, client.DryRunAll)
+		}},
+		{"delete", "delete", func(c client.Client, app *v1alpha1.AppIsolation) error { return c.Delete(ctx, app, client.DryRunAll) }},
+	}
+	for i, c := range []struct {
+		verbs []string
+		// may is what these rights on NetworkPolicies are enough for.
+		may []string
+	}{
+		{nil, nil},
+		{[]string{"create"}, []string{"create"}},
+		{[]string{"update", "delete"}, []string{"delete"}},
+		{[]string{"create", "delete"}, []string{"create", "delete"}},
+		{[]string{"create", "update", "patch", "get"}, []string{"create"}},
+		{[]string{"create", "update", "delete"}, []string{"create", "change", "delete"}},
+	} {
+		It(fmt.Sprintf("are those on NetworkPolicies: with %v one may %v", c.verbs, c.may), func() {
+			name := fmt.Sprintf("somebody-%d", i)
+			grant(name, namespace, "appisolation.io", "*", "*")
+			grant(name, namespace, "networking.k8s.io", "networkpolicies", c.verbs...)
+			elsewhere := newNamespace()
+			grant(name, elsewhere, "networking.k8s.io", "networkpolicies", "*")
+			app := application(namespace, name, twoTiers)
+			create(app)
+			somebody := as(name)
+			for _, a := range attempts {
+				err := a.do(somebody, app)
+				if slices.Contains(c.may, a.verb) {
+					Expect(err).NotTo(HaveOccurred(), a.verb)
+				} else {
+					Expect(err).To(MatchError(HaveSuffix("denied request: "+refusal, name, a.takes, "namespace "+namespace, "AppIsolation")), a.verb)
+				}
+			}
+			Expect(somebody.Patch(ctx, app, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"a": "b"}}}`)), client.DryRunAll)).
+				To(Succeed(), "a label changes no policy")
+		})
+	}
+
+	It("are, for a profile, those in all namespaces", func() {
+		const name = "platform"
+		grant(name, "", "appisolation.io", "*", "*")
+		grant(name, namespace, "networking.k8s.io", "networkpolicies", "*")
+		profile := func() *v1alpha1.IsolationProfile {
+			return &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "fresh"}}
+		}
+		Expect(as(name).Create(ctx, profile(), client.DryRunAll)).To(MatchError(HaveSuffix(
+			"denied request: "+refusal, name, "create", "all namespaces", "IsolationProfile")))
+		grant(name, "", "networking.k8s.io", "networkpolicies", "create")
+		Eventually(func() error { return as(name).Create(ctx, profile(), client.DryRunAll) }).Should(Succeed())
+	})
+
+	It("are those of Kubernetes' own role edit", func() {
+		binding := &rbacv1.RoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "developer"},
+			RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "edit"},
+			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "developer"}},
+		}
+		create(binding)
+		Eventually(func() error { return as("developer").Create(ctx, application(namespace, "fresh", twoTiers), client.DryRunAll) }).Should(Succeed())
+	})
+})
+
+// grant lets somebody do this, in a namespace or, without one, everywhere, and waits until the API server knows.
+func grant(name, namespace, group, resource string, verbs ...string) {
+	GinkgoHelper()
+	if len(verbs) == 0 {
+		return
+	}
+	rules := []rbacv1.PolicyRule{{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs}}
+	ref := rbacv1.RoleRef{APIGroup: rbacv1.GroupName}
+	subjects := []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: name}}
+	meta := metav1.ObjectMeta{Namespace: namespace, GenerateName: name + "-"}
+	if namespace == "" {
+		role := &rbacv1.ClusterRole{ObjectMeta: meta, Rules: rules}
+		create(role)
+		ref.Kind, ref.Name = "ClusterRole", role.Name
+		create(&rbacv1.ClusterRoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects})
+	} else {
+		role := &rbacv1.Role{ObjectMeta: meta, Rules: rules}
+		create(role)
+		ref.Kind, ref.Name = "Role", role.Name
+		create(&rbacv1.RoleBinding{ObjectMeta: meta, RoleRef: ref, Subjects: subjects})
+	}
+	for _, verb := range verbs {
+		Eventually(func() bool {
+			review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{User: name, ResourceAttributes: &authorizationv1.ResourceAttributes{
+				Namespace: namespace, Group: group, Resource: resource, Verb: verb,
+			}}}
+			create(review)
+			return review.Status.Allowed
+		}).Should(BeTrue())
+	}
+}
