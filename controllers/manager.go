@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -121,9 +122,10 @@ func cacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
-			&corev1.Pod{}:       {Field: running, Transform: trimPods()},
-			&corev1.Service{}:   {Transform: trimService},
-			&corev1.Namespace{}: {Transform: trimNamespace},
+			&corev1.Pod{}:                 {Field: running, Transform: trimPods()},
+			&corev1.Service{}:             {Transform: trimService},
+			&networkingv1.NetworkPolicy{}: {Transform: sharePolicies()},
+			&corev1.Namespace{}:           {Transform: trimNamespace},
 			&discoveryv1.EndpointSlice{}: {
 				Namespaces: map[string]cache.Config{metav1.NamespaceDefault: {}},
 				Label:      labels.SelectorFromSet(labels.Set{discoveryv1.LabelServiceName: isolation.APIServerService}),

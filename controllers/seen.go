@@ -140,6 +140,61 @@ func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	return ports
 }
 
+// rules are how many rules and selectors sharePolicies remembers. A list comes by namespace, and an application's policies
+// are written at once: that few are enough for any number of policies.
+const rules = 1000
+
+// sharePolicies lets policies share the rules and selectors in which they are the same: all have the rule for DNS, and
+// each tier's selector is in the rules of those that it talks to.
+func sharePolicies() func(object any) (any, error) {
+	known := lru.New(rules)
+	return func(object any) (any, error) {
+		policy, ok := object.(*networkingv1.NetworkPolicy)
+		if !ok {
+			return object, nil
+		}
+		policy.ManagedFields = nil
+		spec := &policy.Spec
+		selector := spec.PodSelector
+		spec.PodSelector = *shared(known, &selector)
+		for i, rule := range spec.Ingress {
+			sharePeers(known, rule.From)
+			spec.Ingress[i] = *shared(known, &rule)
+		}
+		for i, rule := range spec.Egress {
+			sharePeers(known, rule.To)
+			spec.Egress[i] = *shared(known, &rule)
+		}
+		return policy, nil
+	}
+}
+
+func sharePeers(known *lru.Cache, peers []networkingv1.NetworkPolicyPeer) {
+	for i := range peers {
+		peer := &peers[i]
+		if peer.PodSelector != nil {
+			peer.PodSelector = shared(known, peer.PodSelector)
+		}
+		if peer.NamespaceSelector != nil {
+			peer.NamespaceSelector = shared(known, peer.NamespaceSelector)
+		}
+	}
+}
+
+// shared is the one that is known already, if there is one with the same bytes, which tell all that it says.
+func shared[T interface{ Marshal() ([]byte, error) }](known *lru.Cache, value T) T {
+	text, err := value.Marshal()
+	if err != nil {
+		return value
+	}
+	key := fmt.Sprintf("%T %s", value, text)
+	if same, found := known.Get(key); found {
+		return same.(T)
+	}
+	known.Add(key, value)
+	return value
+}
+
 // trimService leaves of a Service what isolation.Look reads, and its addresses.
 func trimService(object any) (any, error) {
 	service, ok := object.(*corev1.Service)

@@ -8,8 +8,10 @@ import (
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -41,6 +43,40 @@ func TestTrimPods(t *testing.T) {
 		NewWithT(t).Expect(got).To(Equal(want))
 		NewWithT(t).Expect(trim(got)).To(Equal(want), "what is trimmed stays as it is")
 	}
+}
+
+// Every policy keeps what is its own, whichever came before it; what is the same is there once.
+func TestSharePolicies(t *testing.T) {
+	share := sharePolicies()
+	pods := func(tier string) *metav1.LabelSelector {
+		return &metav1.LabelSelector{MatchLabels: map[string]string{"app": "shop", "tier": tier}}
+	}
+	port := func(number intstr.IntOrString) []networkingv1.NetworkPolicyPort {
+		return []networkingv1.NetworkPolicyPort{{Protocol: new(corev1.ProtocolTCP), Port: &number}}
+	}
+	policy := func(tier, peer string, number intstr.IntOrString) *networkingv1.NetworkPolicy {
+		return &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{
+			PodSelector: *pods(tier),
+			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{PodSelector: pods(peer)}}, Ports: port(number)}, {}},
+			Egress: []networkingv1.NetworkPolicyEgressRule{
+				{To: []networkingv1.NetworkPolicyPeer{{PodSelector: pods(peer), NamespaceSelector: pods(tier)}, {IPBlock: &networkingv1.IPBlock{CIDR: "10.0.0.0/8"}}}},
+			},
+		}}
+	}
+	var all []*networkingv1.NetworkPolicy
+	for _, tier := range []string{"a", "b"} {
+		for _, number := range []intstr.IntOrString{intstr.FromInt32(80), intstr.FromInt32(81), intstr.FromString("80")} {
+			got, err := share(policy(tier, "c", number))
+			NewWithT(t).Expect(err).NotTo(HaveOccurred())
+			NewWithT(t).Expect(got).To(Equal(policy(tier, "c", number)))
+			NewWithT(t).Expect(share(got)).To(Equal(policy(tier, "c", number)), "what is shared stays as it is")
+			all = append(all, got.(*networkingv1.NetworkPolicy))
+		}
+	}
+	for _, one := range all {
+		NewWithT(t).Expect(one.Spec.Ingress[0].From[0].PodSelector).To(BeIdenticalTo(all[0].Spec.Egress[0].To[0].PodSelector))
+	}
+	NewWithT(t).Expect(all[3].Spec.Ingress[0].Ports[0].Port).To(BeIdenticalTo(all[0].Spec.Ingress[0].Ports[0].Port), "a whole rule")
 }
 
 // The more applications look at a namespace, the less often each does; none before what was declared, and none that
