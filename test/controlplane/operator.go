@@ -116,6 +116,9 @@ func StartOperator(command []string, kubeconfig string, log io.Writer, args ...s
 	return o, nil
 }
 
+// PID is the operator's process number.
+func (o *Operator) PID() int { return o.command.Process.Pid }
+
 // Stop ends the operator as a cluster would: it has to go by itself.
 func (o *Operator) Stop() error {
 	if err := o.command.Process.Signal(syscall.SIGTERM); err != nil {

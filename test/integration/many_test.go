@@ -2,12 +2,10 @@ package integration
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"math"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -49,58 +47,10 @@ func podOf(namespace, name string, labels map[string]string) *corev1.Pod {
 	}
 }
 
-// usualPod is what a Deployment and a kubelet make of a plain service with a port and two probes.
-const usualPod = `
-metadata:
-  annotations: {prometheus.io/scrape: "true", prometheus.io/port: "8080", checksum/config: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822c}
-spec:
-  serviceAccountName: default
-  containers:
-  - name: main
-    image: registry.example.com/shop/service:v1.27.3
-    args: [--config=/etc/service/config.yaml, --log-level=info]
-    env:
-    - {name: DATABASE_URL, valueFrom: {secretKeyRef: {name: database, key: url}}}
-    - {name: LOG_FORMAT, value: json}
-    - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
-    ports: [{name: http, containerPort: 8080}, {name: metrics, containerPort: 9090}]
-    resources: {requests: {cpu: 100m, memory: 128Mi}, limits: {memory: 256Mi}}
-    readinessProbe: {httpGet: {path: /readyz, port: http}}
-    livenessProbe: {httpGet: {path: /healthz, port: http}}
-    securityContext: {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
-    volumeMounts: [{name: config, mountPath: /etc/service}, {name: token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount}]
-  volumes:
-  - {name: config, configMap: {name: service}}
-  - name: token
-    projected:
-      sources:
-      - serviceAccountToken: {path: token, expirationSeconds: 3607}
-      - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
-      - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
-  tolerations:
-  - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 300}
-  - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 300}
-status:
-  phase: Running
-  hostIP: 192.168.1.17
-  podIP: 10.244.3.141
-  podIPs: [{ip: 10.244.3.141}]
-  startTime: "2026-01-01T00:00:00Z"
-  conditions:
-  - {type: PodScheduled, status: "True", lastTransitionTime: "2026-01-01T00:00:00Z"}
-  - {type: Initialized, status: "True", lastTransitionTime: "2026-01-01T00:00:00Z"}
-  - {type: ContainersReady, status: "True", lastTransitionTime: "2026-01-01T00:00:00Z"}
-  - {type: Ready, status: "True", lastTransitionTime: "2026-01-01T00:00:00Z"}
-  containerStatuses:
-  - name: main
-    ready: true
-    started: true
-    restartCount: 0
-    image: registry.example.com/shop/service:v1.27.3
-    imageID: registry.example.com/shop/service@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-    containerID: containerd://e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855
-    state: {running: {startedAt: "2026-01-01T00:00:00Z"}}
-`
+// usualPod is what a Deployment and a kubelet make of a plain service.
+//
+//go:embed testdata/pod.yaml
+var usualPod []byte
 
 var tierNames = []string{"web", "api", "db"}
 
@@ -118,7 +68,7 @@ func threeTiers(namespace, name string) *v1alpha1.AppIsolation {
 func createUsualPod(namespace, app string, i int) error {
 	tier := tierNames[i%len(tierNames)]
 	pod := &corev1.Pod{}
-	if err := utilyaml.UnmarshalStrict([]byte(usualPod), pod); err != nil {
+	if err := utilyaml.UnmarshalStrict(usualPod, pod); err != nil {
 		return err
 	}
 	pod.Namespace, pod.Name = namespace, fmt.Sprintf("%s-%s-7c5ddbdf54-%05d", app, tier, i)
@@ -266,50 +216,6 @@ func BenchmarkCrowdedNamespace(b *testing.B) {
 	b.ReportMetric((churned-idle)/took, "cores")
 	b.ReportMetric((looksChurned-looksIdle)/took, "looks/s")
 	b.ReportMetric(settled-churned, "cpu-s/backlog")
-}
-
-// BenchmarkProcess is what the operator's process takes, for the requests of config/manager/manager.yaml: with nothing to
-// do, and with 1,000 applications of three tiers and 10,000 pods in 100 namespaces.
-func BenchmarkProcess(b *testing.B) {
-	const namespaces, pods, apps = 100, 10_000, 1000
-	RegisterTestingT(b)
-	startCluster(b.Cleanup)
-	built := filepath.Join(cluster.Dir, "as-in-the-image")
-	build := exec.Command("go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", built, ".")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	Expect(build.Run()).To(Succeed())
-	address := freeAddress()
-	metrics := "http://" + address + "/metrics"
-	o, err := controlplane.StartOperator([]string{built}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
-	Expect(err).NotTo(HaveOccurred())
-	defer func() { Expect(o.Stop()).To(Succeed()) }()
-	Eventually(func() (*http.Response, error) { return http.Get(metrics) }).Should(HaveHTTPStatus(http.StatusOK))
-	used := func() (seconds, looks float64) {
-		families := scrape(Default, metrics)
-		return sum(families["process_cpu_seconds_total"], nil), sum(families["controller_runtime_reconcile_total"], nil)
-	}
-	resident := func() float64 { return sum(scrape(Default, metrics)["process_resident_memory_bytes"], nil) / (1 << 20) }
-	b.ReportMetric(resident(), "MiB/start")
-
-	names := make([]string, namespaces)
-	for i := range names {
-		names[i] = newNamespace()
-	}
-	appName := func(i int) (namespace, name string) { return names[i%namespaces], fmt.Sprintf("shop-%d", i/namespaces) }
-	Expect(inParallel(pods, func(i int) error {
-		namespace, app := appName(i / (pods / apps))
-		return createUsualPod(namespace, app, i%(pods/apps))
-	})).To(Succeed())
-	before, _ := used()
-	Expect(inParallel(apps, func(i int) error { return k8s.Create(ctx, threeTiers(appName(i))) })).To(Succeed())
-	settled, _ := eventuallyIdle(used)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(settled-before, "cpu-s/1000-applications")
-	b.ReportMetric(resident(), "MiB/1000-applications")
-	start := time.Now()
-	<-time.After(time.Minute)
-	idle, _ := used()
-	b.ReportMetric((idle-settled)/time.Since(start).Seconds()*1000, "millicores-idle")
 }
 
 // eventuallyIdle waits until nobody has looked for longer than a look is ever put off.

@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 	"github.com/appisolation/appisolation/test/declared"
 	"github.com/appisolation/appisolation/test/e2e/oracle"
@@ -126,17 +127,22 @@ func pairs(s declared.Sample) []pair {
 func translate(w declared.World) []networkingv1.NetworkPolicy {
 	var policies []networkingv1.NetworkPolicy
 	for _, app := range w.Apps {
-		facts := isolation.Facts{
-			Namespaces: w.Namespaces, Partial: w.Namespaces == nil, Apps: w.Others(app),
-			APIServer: isolation.APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
-		}
-		facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
-		model, _ := isolation.Resolve(app, facts)
+		model, _ := isolation.Resolve(app, factsOf(w, app))
 		for _, policy := range model.NetworkPolicies() {
 			policies = append(policies, *policy)
 		}
 	}
 	return policies
+}
+
+// factsOf is what an application's declaration depends on.
+func factsOf(w declared.World, app *v1alpha1.AppIsolation) isolation.Facts {
+	facts := isolation.Facts{
+		Namespaces: w.Namespaces, Partial: w.Namespaces == nil, Apps: w.Others(app),
+		APIServer: isolation.APIServer(w.APIServer), ScopeHolder: w.ScopeHolder(app),
+	}
+	facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
+	return facts
 }
 
 // stored are policies as they come back from an API server: through JSON, and with its defaults.

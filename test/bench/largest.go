@@ -1,0 +1,69 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+)
+
+// largest is the declaration with the most edges that the API allows: what its translation takes, and what its policies
+// are as JSON.
+func largest(context.Context, *world) ([]figure, error) {
+	app := largestApplication()
+	facts := isolation.Facts{Namespaces: map[string]map[string]string{}}
+	for name := range isolation.NamedNamespaces(app) {
+		facts.Namespaces[name] = map[string]string{}
+	}
+	var times []float64
+	total, most := 0, 0
+	for range 20 {
+		start := time.Now()
+		model, problems := isolation.Resolve(app, facts)
+		policies := model.NetworkPolicies()
+		times = append(times, time.Since(start).Seconds()*1000)
+		if len(problems) > 0 || len(policies) != len(app.Spec.Tiers) {
+			return nil, fmt.Errorf("not accepted: %d problems", len(problems))
+		}
+		total = 0
+		for _, policy := range policies {
+			text, err := json.Marshal(policy)
+			if err != nil {
+				return nil, err
+			}
+			total, most = total+len(text), max(most, len(text))
+		}
+	}
+	return []figure{{
+		"big", "the largest declaration that the API allows: translation, bytes of its largest policy and of all 32",
+		fmt.Sprintf("%.0f ms, %.2f MB, %.1f MB", median(times), float64(most)/1e6, float64(total)/1e6), "≤ 50 ms, ≤ 1 MB",
+	}}, nil
+}
+
+func largestApplication() *v1alpha1.AppIsolation {
+	app := newApplication("shop", "shop", 32)
+	app.UID = "uid"
+	app.Spec.Flows = nil
+	for _, tier := range app.Spec.Tiers {
+		app.Spec.Flows = append(app.Spec.Flows,
+			v1alpha1.Flow{From: "*", To: v1alpha1.TierRef(tier.Name)}, v1alpha1.Flow{From: v1alpha1.TierRef(tier.Name), To: "*"})
+	}
+	every := []v1alpha1.TierRef{v1alpha1.EveryTier}
+	for i := range 64 {
+		var peers []v1alpha1.Peer
+		var ports []v1alpha1.Port
+		for j := range 16 {
+			peers = append(peers, v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(fmt.Sprintf("ns-%d-%d", i, j))})
+			ports = append(ports, v1alpha1.Port{Port: intstr.FromInt(1 + i*16 + j)})
+		}
+		name := v1alpha1.EntryName(fmt.Sprintf("entry-%d", i))
+		app.Spec.Ingress = append(app.Spec.Ingress, v1alpha1.Ingress{Name: name, From: peers, To: every})
+		app.Spec.Egress = append(app.Spec.Egress, v1alpha1.Egress{Name: name, From: every, To: peers, Ports: ports})
+	}
+	return app
+}

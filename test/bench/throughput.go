@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+const (
+	rounds       = 5
+	applications = 1000
+)
+
+// cost is what a load took.
+type cost struct{ time, cpu time.Duration }
+
+// afterwards is for how long a load is watched when it is done: what the operator does later counts, too.
+const afterwards = 5 * time.Second
+
+// throughput compares the operator with the raw loop, in turns.
+func throughput(ctx context.Context, w *world) ([]figure, error) {
+	status, err := w.usualStatus(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var byHand, byOperator []cost
+	for round := range rounds {
+		idle, raw, err := w.roundByHand(ctx, round, status)
+		if err != nil {
+			return nil, err
+		}
+		operator, err := w.roundByOperator(ctx, round, applications, idle)
+		if err != nil {
+			return nil, err
+		}
+		byHand, byOperator = append(byHand, raw), append(byOperator, operator)
+		progress("round %d of %d: raw loop %.2fs, %.2fs of CPU; operator %.2fs, %.2fs of CPU", round+1, rounds,
+			raw.time.Seconds(), raw.cpu.Seconds(), operator.time.Seconds(), operator.cpu.Seconds())
+	}
+	var times, cpus []float64
+	for i := range byHand {
+		times = append(times, float64(byHand[i].time)/float64(byOperator[i].time))
+		cpus = append(cpus, float64(byHand[i].cpu)/float64(byOperator[i].cpu))
+	}
+	seconds := func(of []cost, which func(cost) time.Duration) float64 {
+		var all []float64
+		for _, c := range of {
+			all = append(all, which(c).Seconds())
+		}
+		return median(all)
+	}
+	wall, cpu := func(c cost) time.Duration { return c.time }, func(c cost) time.Duration { return c.cpu }
+	return []figure{
+		{
+			"R_thr", fmt.Sprintf("raw loop's time ÷ operator's, %d applications × %d policies", applications, tiersEach),
+			fmt.Sprintf("%s (%.1f s ÷ %.1f s)", spread(times), seconds(byHand, wall), seconds(byOperator, wall)), "≥ 0.8",
+		},
+		{
+			"R_cpu", "the same, in processor time of API server, etcd and whoever asks",
+			fmt.Sprintf("%s (%.1f s ÷ %.1f s)", spread(cpus), seconds(byHand, cpu), seconds(byOperator, cpu)), "≥ 0.7",
+		},
+	}, nil
+}
+
+// usualStatus is what the operator writes of such an application, for the raw loop to write.
+func (w *world) usualStatus(ctx context.Context) (v1alpha1.AppIsolationStatus, error) {
+	var none v1alpha1.AppIsolationStatus
+	l, err := w.newLoad(ctx, "usual", 1)
+	if err != nil {
+		return none, err
+	}
+	o, err := w.startOperator(ctx)
+	if err != nil {
+		return none, err
+	}
+	if _, err := w.byOperator(ctx, l); err != nil {
+		return none, err
+	}
+	if err := o.untilIdle(ctx); err != nil {
+		return none, err
+	}
+	if err := o.Stop(); err != nil {
+		return none, err
+	}
+	if err := w.crs.Get(ctx, client.ObjectKeyFromObject(l.apps[0]), l.apps[0]); err != nil {
+		return none, err
+	}
+	return l.apps[0].Status, w.clear(ctx, l.namespaces)
+}
+
+// roundByHand is the cost of the raw loop, and what the idle API server takes in the time that follows.
+func (w *world) roundByHand(ctx context.Context, round int, status v1alpha1.AppIsolationStatus) (idle time.Duration, _ cost, err error) {
+	l, err := w.newLoad(ctx, fmt.Sprintf("raw-%d", round), applications)
+	if err != nil {
+		return 0, cost{}, err
+	}
+	policies, err := policiesOf(l)
+	if err != nil {
+		return 0, cost{}, err
+	}
+	before := w.cpu(nil)
+	took, err := w.byHand(ctx, l, policies, status)
+	done := w.cpu(nil)
+	if err != nil {
+		return 0, cost{}, err
+	}
+	<-time.After(afterwards)
+	idle = w.cpu(nil) - done
+	return idle, cost{took, done - before}, w.clear(ctx, l.namespaces)
+}
+
+// roundByOperator is the cost of the operator for so many applications, with what it does afterwards.
+func (w *world) roundByOperator(ctx context.Context, round, n int, idle time.Duration) (cost, error) {
+	l, err := w.newLoad(ctx, fmt.Sprintf("operator-%d-%d", n, round), n)
+	if err != nil {
+		return cost{}, err
+	}
+	o, err := w.startOperator(ctx)
+	if err != nil {
+		return cost{}, err
+	}
+	before := w.cpu(o)
+	took, err := w.byOperator(ctx, l)
+	if err != nil {
+		return cost{}, err
+	}
+	<-time.After(afterwards)
+	used := w.cpu(o) - before - idle
+	if err := o.Stop(); err != nil {
+		return cost{}, err
+	}
+	return cost{took, used}, w.clear(ctx, l.namespaces)
+}
+
+// law is how the time grows with the number of applications.
+func law(ctx context.Context, w *world) ([]figure, error) {
+	const steps, each = 5, 3
+	var times []float64
+	measured := ""
+	for step := range steps {
+		n := 250 << step
+		var all []float64
+		for round := range each {
+			took, err := w.roundByOperator(ctx, 100*(step+1)+round, n, 0)
+			if err != nil {
+				return nil, err
+			}
+			all = append(all, took.time.Seconds())
+		}
+		times = append(times, median(all))
+		progress("%d applications: %.1f s", n, times[step])
+		measured += fmt.Sprintf("%d: %.1f s; ", n, times[step])
+	}
+	worst := 0.0
+	for step := 1; step < steps; step++ {
+		worst = max(worst, times[step]/times[step-1])
+	}
+	return []figure{{"law", "time(2N) ÷ time(N), the worst of N = 250 … 2,000", fmt.Sprintf("%.2f (%s)", worst, measured[:len(measured)-2]), "≤ 2.1"}}, nil
+}
+
+// median of at least one value.
+func median(values []float64) float64 { return quantile(values, 0.5) }
+
+// quantile of at least one value.
+func quantile(values []float64, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)]
+}
+
+// spread is the median, the least and the most.
+func spread(values []float64) string {
+	return fmt.Sprintf("%.2f [%.2f … %.2f]", median(values), slices.Min(values), slices.Max(values))
+}

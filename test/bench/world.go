@@ -1,0 +1,311 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+const (
+	// requesters ask the API server at the same time, as the raw loop's goroutines.
+	requesters = 16
+	// patience is how long anything may take before the measurement is given up.
+	patience = 10 * time.Minute
+)
+
+// world is a control plane, the operator's binary, and those who ask.
+type world struct {
+	*controlplane.ControlPlane
+	// raw speaks protobuf and has no limit of its own; crs is for what the API server speaks JSON of only.
+	raw kubernetes.Interface
+	crs client.WithWatch
+	// binary is the operator as it is in the image, kubeconfig its service account's.
+	binary, kubeconfig string
+	// servers are the process numbers of the API server and of etcd.
+	servers []int
+}
+
+func newWorld(ctx context.Context) (*world, error) {
+	progress("starting a control plane")
+	cluster, err := controlplane.Start(controlplane.Options{
+		CRDs: []string{"config/crd/bases"},
+		// What is measured is the work, not how it is rationed.
+		APIServerArgs: map[string]string{"enable-priority-and-fairness": "false", "max-requests-inflight": "0", "max-mutating-requests-inflight": "0"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	w := &world{ControlPlane: cluster}
+	if err := w.prepare(ctx); err != nil {
+		return nil, errors.Join(err, cluster.Stop())
+	}
+	return w, nil
+}
+
+func (w *world) prepare(ctx context.Context) error {
+	scheme := kruntime.NewScheme()
+	utilruntime.Must(clientgoscheme.AddToScheme(scheme))
+	utilruntime.Must(v1alpha1.AddToScheme(scheme))
+	config := rest.CopyConfig(w.Config)
+	var err error
+	if w.crs, err = client.NewWithWatch(config, client.Options{Scheme: scheme}); err != nil {
+		return err
+	}
+	config.ContentType = kruntime.ContentTypeProtobuf
+	if w.raw, err = kubernetes.NewForConfig(config); err != nil {
+		return err
+	}
+	if w.kubeconfig, err = w.InstallOperator(ctx); err != nil {
+		return err
+	}
+	if w.servers, err = children("kube-apiserver", "etcd"); err != nil {
+		return err
+	}
+	w.binary = filepath.Join(w.Dir, "manager")
+	build := exec.CommandContext(ctx, "go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", w.binary, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if output, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the operator: %w\n%s", err, output)
+	}
+	return nil
+}
+
+func (w *world) stop() { _ = w.Stop() }
+
+// children are the process numbers of this process' children of these names, each of which must be there.
+func children(names ...string) ([]int, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]int{}
+	for _, path := range stats {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
+		}
+		name, fields := parseStat(string(text))
+		if fields[1] == strconv.Itoa(os.Getpid()) {
+			found[name], _ = strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		}
+	}
+	var pids []int
+	for _, name := range names {
+		if found[name] == 0 {
+			return nil, fmt.Errorf("there is no process %s", name)
+		}
+		pids = append(pids, found[name])
+	}
+	return pids, nil
+}
+
+// parseStat is a process' name, and what follows it, in /proc/PID/stat.
+func parseStat(stat string) (name string, fields []string) {
+	open, closed := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
+	return stat[open+1 : closed], strings.Fields(stat[closed+1:])
+}
+
+// tick is the unit of processor time in /proc, the same on every Linux.
+const tick = 10 * time.Millisecond
+
+// cpu is the processor time that the API server, etcd, this process and the operator, if it runs, have taken.
+func (w *world) cpu(o *operator) time.Duration {
+	var own syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &own)
+	total := time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	pids := w.servers
+	if o != nil {
+		pids = append([]int{o.PID()}, pids...)
+	}
+	for _, pid := range pids {
+		total += cpuOf(pid)
+	}
+	return total
+}
+
+func cpuOf(pid int) time.Duration {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, fields := parseStat(string(text))
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tick
+}
+
+// operator is one that runs.
+type operator struct {
+	*controlplane.Operator
+	metrics string
+}
+
+// startOperator starts one and waits until it has nothing left to do.
+func (w *world) startOperator(ctx context.Context, args ...string) (*operator, error) {
+	address, err := freeAddress()
+	if err != nil {
+		return nil, err
+	}
+	args = append(args, "--zap-log-level=error", "--metrics-bind-address="+address)
+	process, err := controlplane.StartOperator([]string{w.binary}, w.kubeconfig, os.Stderr, args...)
+	if err != nil {
+		return nil, err
+	}
+	o := &operator{Operator: process, metrics: "http://" + address + "/metrics"}
+	return o, o.untilIdle(ctx)
+}
+
+// gauges are what the operator says of itself.
+func (o *operator) gauges() (map[string]*dto.MetricFamily, error) {
+	response, err := http.Get(o.metrics)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	return parser.TextToMetricFamilies(response.Body)
+}
+
+func sum(family *dto.MetricFamily) float64 {
+	total := 0.0
+	for _, metric := range family.GetMetric() {
+		total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+	}
+	return total
+}
+
+// reconciles is how often the operator has looked at an application.
+func (o *operator) reconciles() (float64, error) {
+	families, err := o.gauges()
+	return sum(families["controller_runtime_reconcile_total"]), err
+}
+
+// quiet is longer than a look is put off where ten applications share a namespace.
+const quiet = 3 * time.Second
+
+// untilIdle waits until the operator has had nothing to do for a while.
+func (o *operator) untilIdle(ctx context.Context) error {
+	var last float64
+	since := time.Now()
+	return until(ctx, func() (bool, error) {
+		families, err := o.gauges()
+		if err != nil {
+			since = time.Now()
+			return false, nil //nolint:nilerr // it has not started yet
+		}
+		now := sum(families["controller_runtime_reconcile_total"])
+		if busy := sum(families["workqueue_depth"]) + sum(families["controller_runtime_active_workers"]); now != last || busy > 0 {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > quiet, nil
+	})
+}
+
+// until asks until the answer is yes.
+func until(ctx context.Context, done func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for wait := time.NewTicker(50 * time.Millisecond); ; {
+		if yes, err := done(); yes || err != nil {
+			return err
+		}
+		select {
+		case <-wait.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waited in vain: %w", ctx.Err())
+		}
+	}
+}
+
+func freeAddress() (string, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
+
+// inParallel does something n times, by as many goroutines as the raw loop has.
+func inParallel(n int, do func(i int) error) error {
+	var group errgroup.Group
+	group.SetLimit(requesters)
+	for i := range n {
+		group.Go(func() error { return do(i) })
+	}
+	return group.Wait()
+}
+
+// namespaces makes n of them, and returns their names.
+func (w *world) namespaces(ctx context.Context, prefix string, n int) ([]string, error) {
+	names := make([]string, n)
+	return names, inParallel(n, func(i int) error {
+		names[i] = fmt.Sprintf("%s-%d", prefix, i)
+		_, err := w.raw.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: names[i]}}, metav1.CreateOptions{})
+		return err
+	})
+}
+
+// clear deletes everything that a measurement left in namespaces, without the operator's help or the garbage
+// collector's, and waits until it is gone.
+func (w *world) clear(ctx context.Context, names []string) error {
+	if err := inParallel(len(names), func(i int) error {
+		return errors.Join(
+			w.crs.DeleteAllOf(ctx, &v1alpha1.AppIsolation{}, client.InNamespace(names[i])),
+			w.crs.DeleteAllOf(ctx, &networkingv1.NetworkPolicy{}, client.InNamespace(names[i])),
+			w.crs.DeleteAllOf(ctx, &corev1.Pod{}, client.InNamespace(names[i]), client.GracePeriodSeconds(0)))
+	}); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := until(ctx, func() (bool, error) {
+			left, err := w.raw.NetworkingV1().NetworkPolicies(name).List(ctx, metav1.ListOptions{Limit: 1})
+			return err == nil && len(left.Items) == 0, err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// machine says what the figures were measured on.
+func machine() string {
+	processor := "?"
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, value, _ := strings.Cut(line, ":"); strings.TrimSpace(name) == "model name" {
+				processor = strings.TrimSpace(value)
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("`make bench` on %s: %d cores (%s), %s, everything on this one machine.\n",
+		time.Now().Format(time.DateOnly), runtime.NumCPU(), processor, runtime.Version())
+}
