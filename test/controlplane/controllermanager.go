@@ -20,8 +20,8 @@ type controllerManager struct {
 	exited chan struct{}
 }
 
-func (cp *ControlPlane) startControllerManager() error {
-	args, err := cp.controllerManagerArgs()
+func (cp *ControlPlane) startControllerManager(nodes bool) error {
+	args, err := cp.controllerManagerArgs(nodes)
 	if err != nil {
 		return err
 	}
@@ -53,7 +53,7 @@ func (m *controllerManager) stop() {
 	<-m.exited
 }
 
-func (cp *ControlPlane) controllerManagerArgs() ([]string, error) {
+func (cp *ControlPlane) controllerManagerArgs(nodes bool) ([]string, error) {
 	// A user of its own, so that an audit log tells its requests from those of an admin.
 	kubeconfig, config, err := cp.UserKubeconfig("system:kube-controller-manager", "system:masters")
 	if err != nil {
@@ -63,9 +63,13 @@ func (cp *ControlPlane) controllerManagerArgs() ([]string, error) {
 	if err := os.WriteFile(ca, config.CAData, 0o600); err != nil {
 		return nil, fmt.Errorf("write the API server's certificate authority: %w", err)
 	}
+	controllers := "*,-nodeipam"
+	if !nodes {
+		controllers += ",-nodelifecycle"
+	}
 	return []string{
 		"--kubeconfig=" + kubeconfig,
-		"--controllers=*,-nodeipam,-nodelifecycle", // there are no nodes
+		"--controllers=" + controllers,
 		"--leader-elect=false",
 		"--secure-port=0", // no port, no clash; its work is watched, not its health
 		"--service-account-private-key-file=" + filepath.Join(cp.plane.APIServer.CertDir, "sa-signer.key"),

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -27,6 +28,9 @@ type Options struct {
 	CRDs []string
 	// APIServerArgs are further flags of kube-apiserver, without the dashes.
 	APIServerArgs map[string]string
+	// Nodes, if valid, is an address of this machine where the API server listens for nodes and their pods: it knows what
+	// a kubelet may do, and gives every pod the token of its service account.
+	Nodes netip.AddrPort
 }
 
 // kill is how long etcd and the API server may take to stop. They have nothing to save, and an API server that is asked
@@ -71,7 +75,7 @@ func Start(opts Options) (_ *ControlPlane, err error) {
 	if cp.janitor, err = startJanitor(dir); err != nil {
 		return nil, err
 	}
-	if err := cp.startAPIServer(opts.APIServerArgs); err != nil {
+	if err := cp.startAPIServer(opts); err != nil {
 		return nil, err
 	}
 	if cp.Kubeconfig, cp.Config, err = cp.UserKubeconfig("admin", "system:masters"); err != nil {
@@ -80,7 +84,7 @@ func Start(opts Options) (_ *ControlPlane, err error) {
 	if err := cp.installCRDs(opts.CRDs); err != nil {
 		return nil, err
 	}
-	if err := cp.startControllerManager(); err != nil {
+	if err := cp.startControllerManager(opts.Nodes.IsValid()); err != nil {
 		return nil, err
 	}
 	return cp, nil
@@ -121,7 +125,7 @@ func (cp *ControlPlane) UserKubeconfig(name string, groups ...string) (path stri
 	return file.Name(), user.Config(), nil
 }
 
-func (cp *ControlPlane) startAPIServer(args map[string]string) error {
+func (cp *ControlPlane) startAPIServer(opts Options) error {
 	etcd := &envtest.Etcd{DataDir: filepath.Join(cp.Dir, "etcd"), StartTimeout: time.Minute, StopTimeout: kill}
 	server := &envtest.APIServer{CertDir: filepath.Join(cp.Dir, "kube-apiserver"), StartTimeout: time.Minute, StopTimeout: kill}
 	if err := errors.Join(os.Mkdir(etcd.DataDir, 0o700), os.Mkdir(server.CertDir, 0o700)); err != nil {
@@ -129,8 +133,15 @@ func (cp *ControlPlane) startAPIServer(args map[string]string) error {
 	}
 	// envtest asks etcd for its health without knowing which etcd answers. The name tells, in checkEtcd.
 	etcd.Configure().Set("name", filepath.Base(cp.Dir))
-	for _, name := range slices.Sorted(maps.Keys(args)) {
-		server.Configure().Set(name, args[name])
+	var ca []byte
+	if opts.Nodes.IsValid() {
+		var err error
+		if ca, err = serveNodes(server, opts.Nodes); err != nil {
+			return fmt.Errorf("prepare the API server for nodes: %w", err)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(opts.APIServerArgs)) {
+		server.Configure().Set(name, opts.APIServerArgs[name])
 	}
 
 	etcdProcess, err := cp.newProcess("etcd")
@@ -149,6 +160,9 @@ func (cp *ControlPlane) startAPIServer(args map[string]string) error {
 	cp.plane = envtest.ControlPlane{Etcd: etcd, APIServer: server, KubectlPath: filepath.Join(cp.Assets, "kubectl")}
 	if err := cp.plane.Start(); err != nil {
 		return fmt.Errorf("start etcd and kube-apiserver: %w", err)
+	}
+	if ca != nil {
+		server.CA = ca
 	}
 	return cp.checkEtcd()
 }

@@ -70,7 +70,7 @@ func (r *Run) agree(ctx context.Context, table Table) error {
 // force need not be what is declared.
 func (r *Run) declared(ctx context.Context) (path string, err error) {
 	var apps v1alpha1.AppIsolationList
-	if err := r.Cluster.K8s.List(ctx, &apps); err != nil || r.Cluster.operator == nil {
+	if err := r.Cluster.K8s.List(ctx, &apps); err != nil || !r.Cluster.operated() {
 		return "", err
 	}
 	if slices.ContainsFunc(apps.Items, func(app v1alpha1.AppIsolation) bool {

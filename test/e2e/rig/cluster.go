@@ -41,21 +41,16 @@ func StartCluster(ctx context.Context, log io.Writer) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{ControlPlane: plane, log: log}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.Stop())
+			err = errors.Join(err, plane.Stop())
 		}
 	}()
-	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
-		if err := add(scheme); err != nil {
-			return nil, err
-		}
-	}
-	if c.K8s, err = client.NewWithWatch(plane.Config, client.Options{Scheme: scheme, FieldOwner: "rig"}); err != nil {
+	c, err := NewCluster(plane)
+	if err != nil {
 		return nil, err
 	}
+	c.log = log
 	if c.kubeconfig, err = plane.InstallOperator(ctx); err != nil {
 		return nil, err
 	}
@@ -64,6 +59,21 @@ func StartCluster(ctx context.Context, log io.Writer) (_ *Cluster, err error) {
 	}
 	return c, c.StartOperator()
 }
+
+// NewCluster is a control plane whose operator is somebody else's to start: a node's.
+func NewCluster(plane *controlplane.ControlPlane) (*Cluster, error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, err
+		}
+	}
+	k8s, err := client.NewWithWatch(plane.Config, client.Options{Scheme: scheme, FieldOwner: "rig"})
+	return &Cluster{ControlPlane: plane, K8s: k8s, kubeconfig: plane.Kubeconfig}, err
+}
+
+// operated says whether an operator is there to wait for.
+func (c *Cluster) operated() bool { return c.operator != nil || c.binary == "" }
 
 // StartOperator starts the operator if it does not run.
 func (c *Cluster) StartOperator() (err error) {

@@ -75,6 +75,16 @@ func Begin(ctx context.Context, c *Cluster, scenario *Scenario, root string) (_ 
 	return r, err
 }
 
+// Watch is a scenario whose hosts are on a wire already, and whose namespaces and pods are somebody else's to make.
+func Watch(ctx context.Context, c *Cluster, wire *Wire, scenario *Scenario, root string) (r *Run, err error) {
+	r = &Run{Cluster: c, Wire: wire, scenario: scenario, root: root}
+	if r.ports, err = parsePorts(scenario.Ports); err != nil {
+		return nil, err
+	}
+	r.Gate, err = OpenGate(ctx, wire, c.Config)
+	return r, err
+}
+
 // End removes what the scenario has put into the API server, and the wire.
 func (r *Run) End(ctx context.Context) error {
 	err := r.Cluster.K8s.DeleteAllOf(ctx, &v1alpha1.IsolationProfile{})
@@ -192,7 +202,7 @@ func (r *Run) Step(ctx context.Context, step Step) (table string, err error) {
 
 // ready is an error until it makes sense to look at the packets.
 func (r *Run) ready(ctx context.Context, step Step) error {
-	if r.Cluster.operator != nil {
+	if r.Cluster.operated() {
 		if err := r.Cluster.settled(ctx); err != nil {
 			return err
 		}

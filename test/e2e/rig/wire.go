@@ -97,19 +97,46 @@ func (w *Wire) AddHost(name string, addrs ...netip.Addr) (*Host, error) {
 	}
 	host := &Host{Name: name, Addrs: addrs, space: space}
 	w.hosts[name] = host
+	return host, w.connect(host)
+}
+
+// Adopt takes in a host that is connected already, by its network namespace: a pod of a container runtime.
+func (w *Wire) Adopt(name, path string, addrs ...netip.Addr) error {
+	space, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("open the network namespace of %s: %w", name, err)
+	}
+	w.hosts[name] = &Host{Name: name, Addrs: addrs, space: space}
+	return nil
+}
+
+// Join connects this process's own network namespace, which must be a new one. It is none of the hosts.
+func (w *Wire) Join(addrs ...netip.Addr) error {
+	space, err := netns.Get()
+	if err != nil {
+		return err
+	}
+	defer space.Close()
+	return w.connect(&Host{Name: "this process", Addrs: addrs, space: space})
+}
+
+// OnNode does something in the node's network namespace. A process that it starts stays there.
+func (w *Wire) OnNode(do func() error) error { return inside(w.node, do) }
+
+func (w *Wire) connect(host *Host) error {
 	w.links++
 	link := fmt.Sprintf("h%d", w.links)
-	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "eth0", PeerNamespace: netlink.NsFd(space)}
+	pair := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: link}, PeerName: "eth0", PeerNamespace: netlink.NsFd(host.space)}
 	if err := inside(w.node, func() error { return netlink.LinkAdd(pair) }); err != nil {
-		return nil, fmt.Errorf("connect %s: %w", name, err)
+		return fmt.Errorf("connect %s: %w", host.Name, err)
 	}
-	if err := inside(space, host.setUp); err != nil {
-		return nil, fmt.Errorf("set up %s: %w", name, err)
+	if err := inside(host.space, host.setUp); err != nil {
+		return fmt.Errorf("set up %s: %w", host.Name, err)
 	}
-	if err := inside(w.node, func() error { return routeTo(link, addrs) }); err != nil {
-		return nil, fmt.Errorf("route to %s: %w", name, err)
+	if err := inside(w.node, func() error { return routeTo(link, host.Addrs) }); err != nil {
+		return fmt.Errorf("route to %s: %w", host.Name, err)
 	}
-	return host, nil
+	return nil
 }
 
 // setUp gives the host its addresses and the node as the way to all others.
