@@ -111,7 +111,8 @@ func (s *Scenario) namespaces() map[string]map[string]string {
 // ScenarioFiles are the scenarios of a folder.
 func ScenarioFiles(dir string) ([]string, error) { return filepath.Glob(filepath.Join(dir, "*.yaml")) }
 
-func parsePort(text string) (Port, error) {
+// ParsePort reads a port as scenarios have it: 80, 53/UDP.
+func ParsePort(text string) (Port, error) {
 	number, protocol, found := strings.Cut(text, "/")
 	if !found {
 		protocol = "TCP"
@@ -126,7 +127,7 @@ func parsePort(text string) (Port, error) {
 func parsePorts(texts []string) ([]Port, error) {
 	var ports []Port
 	for _, text := range texts {
-		port, err := parsePort(text)
+		port, err := ParsePort(text)
 		if err != nil {
 			return nil, err
 		}

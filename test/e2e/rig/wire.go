@@ -193,6 +193,9 @@ func routeTo(name string, addrs []netip.Addr) error {
 	return nil
 }
 
+// Host is one of the hosts, by its name.
+func (w *Wire) Host(name string) *Host { return w.hosts[name] }
+
 // RemoveHost disconnects a host.
 func (w *Wire) RemoveHost(name string) error {
 	host := w.hosts[name]
