@@ -27,22 +27,28 @@ demo: controlplane build ## Show the operator at work on a control plane of its 
 .PHONY: test
 test: controlplane olm ## Run all tests
 	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) ./...
-	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged)$$')
+	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged|node)$$')
 	go -C hack/image test -count=1 .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
 
-# Debian's package is installed if need be, the rest is said.
+# Debian's packages, each with a program of it, are installed if need be; what is missing all the same is said.
 .PHONY: e2e
-e2e: controlplane ## Run the tests with real packets (as root)
+e2e: controlplane ## Run the tests with real packets, and those on a real node (as root)
 	@if [[ $$(id -u) != 0 ]]; then \
 		echo 'SKIPPED: the tests with real packets make network namespaces, which takes root: run "sudo make e2e", or see docs/testing.md'; \
 		[[ $${CI:-} != true ]]; exit; \
 	fi; \
-	command -v iptables ip6tables >/dev/null || (apt-get update && apt-get install -y iptables); \
-	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -timeout 15m .
+	missing=(); \
+	for package in iptables:/usr/sbin/iptables containerd:/usr/bin/containerd runc:/usr/sbin/runc containernetworking-plugins:/usr/lib/cni/ptp; do \
+		[[ -x $${package#*:} ]] || command -v $$(basename $${package#*:}) >/dev/null || missing+=($${package%:*}); \
+	done; \
+	if [[ $${#missing[@]} != 0 ]]; then apt-get update && apt-get install -y --no-install-recommends "$${missing[@]}" || echo "not installed: $${missing[*]}"; fi; \
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -timeout 15m .; \
+	hack/controlplane/build $(K8S) node; \
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -timeout 10m -v ./node
 
 # About half an hour on two cores; nothing else should run meanwhile.
 .PHONY: bench

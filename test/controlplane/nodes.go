@@ -17,7 +17,7 @@ var service = net.IPv4(10, 0, 0, 1)
 // serveNodes lets nodes and their pods use an API server, and returns the certificate authority of the certificate that
 // it shows: envtest's own is for one address only.
 func serveNodes(server *envtest.APIServer, address netip.AddrPort) (ca []byte, err error) {
-	server.SecureServing.ListenAddr = envtest.ListenAddr{Address: address.Addr().String(), Port: strconv.Itoa(int(address.Port()))}
+	server.ListenAddr = envtest.ListenAddr{Address: address.Addr().String(), Port: strconv.Itoa(int(address.Port()))}
 	ca, key, err := cert.GenerateSelfSignedCertKey(address.Addr().String(), []net.IP{service}, nil)
 	if err != nil {
 		return nil, err

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -22,10 +24,9 @@ const (
 	// workshop is where the environment of the process in the namespaces says that the images are; its name is the
 	// cgroup's too.
 	workshop = "APPISOLATION_NODE"
+	// bin is the folder of Debian's CNI plugins.
+	bin = "/usr/lib/cni"
 )
-
-// bin is the folder of Debian's CNI plugins.
-const bin = "/usr/lib/cni"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(workshop) != "" {
@@ -64,6 +65,14 @@ func missing() error {
 	}
 	if len(errs) > 0 {
 		errs = append(errs, errors.New("`make e2e` compiles Kubernetes' parts and installs Debian's"))
+	}
+	groups, err := cgroups("")
+	errs = append(errs, err)
+	for _, group := range groups {
+		if err := unix.Access(group, unix.W_OK); err != nil { // root of a user namespace only
+			errs = append(errs, fmt.Errorf("cgroups cannot be made in %s: %w", group, err))
+			break
+		}
 	}
 	return errors.Join(errs...)
 }
