@@ -9,7 +9,7 @@ VERSION = 0.1.0
 IMG = appisolation:v$(VERSION)
 REPLACES =
 # Every module, and those of them that have code of ours.
-MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod)))
+MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod hack/*/*/go.mod)))
 CODE = $(filter-out hack/%,$(MODULES)) hack/image
 TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 # The race detector needs a C compiler. One package at a time: several start a control plane, and no cached result: much
@@ -74,6 +74,8 @@ generate: ## Write what is generated from the API types and the markers in the c
 	go run ./hack/schemas config/crd/bases config/crd/schemas
 	go run ./hack/chart config config/helm/appisolation
 	go run ./hack/metrics docs/metrics.md
+	$(TOOL) crd-ref-docs --log-level=ERROR --source-path=api --config=hack/apidocs/config.yaml \
+		--renderer=markdown --templates-dir=hack/apidocs/templates --output-path=docs/api.md
 
 # Its two warnings of removed APIs are of rights, which name no version: events and EndpointSlices are still there.
 .PHONY: bundle

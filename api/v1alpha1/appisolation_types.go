@@ -119,7 +119,7 @@ type Mode string
 const (
 	// ModeEnforce writes the policies and keeps them so. It is what an empty mode means.
 	ModeEnforce Mode = "Enforce"
-	// ModeDryRun writes nothing and reports what ModeEnforce would do.
+	// ModeDryRun writes nothing and reports what Enforce would do.
 	ModeDryRun Mode = "DryRun"
 )
 
