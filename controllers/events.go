@@ -26,23 +26,43 @@ const maxNote = 1024
 // announceWrites says what was written: every edit of somebody else's that was undone by itself, all other writes of a
 // reconcile together. An event that repeats is only counted, unless it is about another policy: so each names one.
 func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
-	var first *isolation.Change
-	var writes []string
-	for i, change := range done.written {
-		write := fmt.Sprintf("%sd NetworkPolicy %s", strings.ToLower(string(change.Operation)), change.Policy.Name)
+	var others []isolation.Change
+	for _, change := range done.written {
 		if done.drift && change.Operation != v1alpha1.OperationDelete { // what is obsolete was ours, not an edit
 			driftUndone.Inc()
-			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), write)
+			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), undone(change))
 			continue
 		}
-		if first == nil {
-			first = &done.written[i]
+		others = append(others, change)
+	}
+	if len(others) > 0 {
+		r.event(app, others[0].Policy, corev1.EventTypeNormal, eventPoliciesWritten, string(others[0].Operation), written(others))
+	}
+}
+
+// undone says what somebody else did to a policy, and what became of it.
+func undone(change isolation.Change) string {
+	if change.Operation == v1alpha1.OperationCreate {
+		return fmt.Sprintf("somebody else deleted NetworkPolicy %s: it is written again", change.Policy.Name)
+	}
+	return fmt.Sprintf("somebody else changed NetworkPolicy %s: it is as declared again", change.Policy.Name)
+}
+
+// written lists policies by what was done to them, in the order of the writes.
+func written(changes []isolation.Change) string {
+	var operations []v1alpha1.Operation
+	names := map[v1alpha1.Operation][]string{}
+	for _, change := range changes {
+		if names[change.Operation] == nil {
+			operations = append(operations, change.Operation)
 		}
-		writes = append(writes, write)
+		names[change.Operation] = append(names[change.Operation], change.Policy.Name)
 	}
-	if first != nil {
-		r.event(app, first.Policy, corev1.EventTypeNormal, eventPoliciesWritten, string(first.Operation), strings.Join(writes, ", "))
+	var texts []string
+	for _, operation := range operations {
+		texts = append(texts, fmt.Sprintf("%sd NetworkPolicy %s", strings.ToLower(string(operation)), strings.Join(names[operation], ", ")))
 	}
+	return strings.Join(texts, "; ")
 }
 
 // announceConditions says which conditions became false, and which are true again.
@@ -71,5 +91,6 @@ func (r *Reconciler) event(app *v1alpha1.AppIsolation, related *networkingv1.Net
 	if related != nil {
 		about = &corev1.ObjectReference{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy", Namespace: related.Namespace, Name: related.Name}
 	}
+	note = strings.ReplaceAll(note, "\n", "; ") // kubectl shows events in a table
 	r.Recorder.Eventf(regarding, about, eventType, reason, action, "%s", truncate(note, maxNote))
 }

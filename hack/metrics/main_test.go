@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,4 +84,34 @@ func TestEveryAlertHasARunbook(t *testing.T) {
 		g.Expect(err).NotTo(HaveOccurred())
 		g.Expect(string(text)).To(HavePrefix("# " + alert.Alert + "\n"))
 	}
+}
+
+// TestTheDashboardAsksWhatPrometheusCanParse: its queries, as rules. That the metrics exist, test/integration tests.
+func TestTheDashboardAsksWhatPrometheusCanParse(t *testing.T) {
+	g := NewWithT(t)
+	text, err := os.ReadFile(root + "/config/grafana/appisolation.json")
+	g.Expect(err).NotTo(HaveOccurred())
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	g.Expect(yaml.Unmarshal(text, &dashboard)).To(Succeed())
+	var asked []map[string]string
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			asked = append(asked, map[string]string{
+				"record": fmt.Sprintf("dashboard:query_%d", len(asked)),
+				"expr":   strings.ReplaceAll(target.Expr, "$__rate_interval", "5m"), // which Grafana fills in
+			})
+		}
+	}
+	g.Expect(len(asked)).To(BeNumerically(">", 10))
+	rules, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": asked}}})
+	g.Expect(err).NotTo(HaveOccurred())
+	path := filepath.Join(t.TempDir(), "rules.yaml")
+	g.Expect(os.WriteFile(path, rules, 0o600)).To(Succeed())
+	output, err := exec.Command("go", "tool", "-modfile=../promtool/go.mod", "promtool", "check", "rules", path).CombinedOutput()
+	g.Expect(err).NotTo(HaveOccurred(), string(output))
 }
