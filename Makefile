@@ -64,7 +64,7 @@ lint: ## Run the linters
 		echo "golangci-lint in $$module"; \
 		(cd $$module && $(TOOL) golangci-lint run ./...); \
 	done
-	go tool -modfile=hack/actionlint/go.mod actionlint docs/examples/*.yaml
+	go tool -modfile=hack/actionlint/go.mod actionlint docs/examples/*.yaml .github/workflows/*.yaml
 
 .PHONY: generate
 generate: ## Write what is generated from the API types and the markers in the controllers
@@ -121,7 +121,10 @@ build: ## Compile the operator to bin/manager
 image: ## Make the image with ko, for amd64 and arm64, to dist/image.tar; no Docker, no registry
 	go -C hack/image build -o $(CURDIR)/bin/image . && bin/image dist
 
-IMG ?= appisolation:latest
+.PHONY: push
+push: ## Bring the image of "make image" to the registry that IMG names (REGISTRY_USER, REGISTRY_PASSWORD, or docker login)
+	bin/image push dist $(IMG)
+
 INSTALLER ?= dist/install.yaml
 .PHONY: build-installer
 build-installer: ## Write config/default as the single file dist/install.yaml, with the image IMG
@@ -134,6 +137,48 @@ build-installer: ## Write config/default as the single file dist/install.yaml, w
 .PHONY: krew
 krew: ## Make a release's archives and krew's manifest in dist
 	go run ./hack/krew
+
+# What the tag v$(VERSION) is on; CHANGELOG.md has a section of that version. PLATFORMS are those of the plugin, if not all.
+PLATFORMS =
+PACK = tar --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0
+.PHONY: release
+release: image ## Make all that a release publishes, in dist/release, and check it (VERSION=0.2.0 IMG=... REPLACES=...)
+	rm -rf dist/release dist/bundle dist/chart && mkdir -p dist/release
+	go run ./hack/release notes $(VERSION) > dist/release/notes.md
+	mv dist/image.tar dist/sbom/*.spdx.json dist/release
+	@$(MAKE) --no-print-directory build-installer INSTALLER=dist/release/install.yaml
+	cp -r config/helm/appisolation dist/chart && sed -i 's|^  repository: appisolation$$|  repository: $(firstword $(subst :v$(VERSION), ,$(IMG)))|' dist/chart/values.yaml
+	go tool -modfile=hack/helm/go.mod helm package dist/chart --version $(VERSION) --app-version v$(VERSION) --destination dist/release
+	hack/operator-sdk/build
+	go run ./hack/bundle -version $(VERSION) -image $(IMG) -replaces "$(REPLACES)" -out dist/bundle
+	bin/operator-sdk bundle validate dist/bundle --select-optional suite=operatorframework
+	$(PACK) -C dist -czf dist/release/appisolation-bundle-$(VERSION).tgz bundle
+	rm -f dist/kubectl-appisolation_* && go run ./hack/krew $(PLATFORMS)
+	mv dist/kubectl-appisolation_* dist/appisolation.yaml dist/release
+	go run ./hack/release seal dist/release
+	go run ./hack/release check dist/release $(VERSION) $(IMG)
+
+# Older minors of Kubernetes that are tested beside the one of "make test", each with a go.mod in hack/controlplane.
+MINORS = 1.34 1.35
+.PHONY: compat
+compat: controlplane olm ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35")
+	@for minor in $(MINORS); do \
+		hack/controlplane/build $(K8S)-$$minor $$minor; \
+		echo "on Kubernetes $$minor"; \
+		KUBEBUILDER_ASSETS=$(K8S)-$$minor go test -count=1 -timeout 20m ./test/integration; \
+		KUBEBUILDER_ASSETS=$(K8S)-$$minor go -C test/olm test -count=1 -timeout 10m .; \
+	done
+
+# Of a clone, as the version that a tag names is built in only where nothing is changed.
+.PHONY: dryrelease
+dryrelease: ## Make a release of the last commit, for this platform, check it and throw it away
+	hack/operator-sdk/build
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && git clone -q . "$$work" && cd "$$work" && \
+	mkdir bin && ln -s $(CURDIR)/bin/operator-sdk* bin/ && \
+	sed -i 's/^## \[Unreleased\]/## [99.0.0]/' CHANGELOG.md && \
+	git -c user.name=nobody -c user.email=nobody@example.invalid commit -qam 'A dry run' && git tag v99.0.0 && \
+	$(MAKE) --no-print-directory release VERSION=99.0.0 IMG=registry.example/appisolation:v99.0.0 PLATFORMS=$$(go env GOOS)/$$(go env GOARCH) && \
+	ls -l dist/release
 
 .PHONY: controlplane
 controlplane: ## Compile etcd, the API server, the controller manager and kubectl to bin/k8s, once
