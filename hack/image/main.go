@@ -2,12 +2,14 @@
 // of what the binary is made of (SPDX). It takes no Docker and asks no registry:
 //
 //	image DIR
+//	image push DIR REFERENCE
 //
 // It runs at the top of the repository and writes DIR/image, an OCI layout, DIR/image.tar, the same in one file, and
-// DIR/sbom.
+// DIR/sbom; the second brings what the first wrote to a registry.
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -32,11 +34,16 @@ const user = "65532:65532"
 var architectures = []string{"amd64", "arm64"}
 
 func main() {
-	if len(os.Args) != 2 {
-		fmt.Fprintln(os.Stderr, "usage: image DIR")
-		os.Exit(2)
+	var err error
+	switch args := os.Args[1:]; {
+	case len(args) == 1:
+		err = build(".", args[0])
+	case len(args) == 3 && args[0] == "push":
+		err = push(args[1], args[2])
+	default:
+		err = errors.New("usage: image DIR | image push DIR REFERENCE")
 	}
-	if err := build(".", os.Args[1]); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

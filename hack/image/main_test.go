@@ -4,6 +4,9 @@ import (
 	"archive/tar"
 	"errors"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +16,12 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"sigs.k8s.io/yaml"
 )
 
@@ -47,6 +54,35 @@ func TestTheImageIsTheBinaryAlone(t *testing.T) {
 	checkLists(t, filepath.Join(dir, "sbom"))
 	if output, err := exec.Command("tar", "-tf", filepath.Join(dir, "image.tar"), "./index.json").CombinedOutput(); err != nil {
 		t.Errorf("image.tar: %v: %s", err, output)
+	}
+	checkPush(t, dir)
+}
+
+// checkPush brings the image to a registry that asks who it is, and sees whether it has all architectures.
+func checkPush(t *testing.T, dir string) {
+	t.Helper()
+	t.Setenv("REGISTRY_USER", "somebody")
+	t.Setenv("REGISTRY_PASSWORD", "secret")
+	blobs := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "somebody" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", "Basic")
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		blobs.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	reference := strings.TrimPrefix(server.URL, "http://") + "/appisolation:v1.2.3"
+	must(t, push(dir, reference))
+	ref, err := name.ParseReference(reference)
+	must(t, err)
+	index, err := remote.Index(ref, remote.WithAuth(&authn.Basic{Username: "somebody", Password: "secret"}))
+	must(t, err)
+	images := map[string]v1.Image{}
+	collect(t, index, images)
+	if len(images) != len(architectures) {
+		t.Errorf("%d images came to the registry", len(images))
 	}
 }
 
