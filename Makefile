@@ -175,7 +175,7 @@ dryrelease: ## Make a release of the last commit, for this platform, check it an
 	hack/operator-sdk/build
 	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && git clone -q . "$$work" && cd "$$work" && \
 	mkdir bin && ln -s $(CURDIR)/bin/operator-sdk* bin/ && \
-	sed -i 's/^## \[Unreleased\]/## [0.99.0]/' CHANGELOG.md && \
+	sed -i '0,/^## \[/s/^## \[[^]]*/## [0.99.0/' CHANGELOG.md && \
 	git -c user.name=nobody -c user.email=nobody@example.invalid commit -qam 'A dry run' && git tag v0.99.0 && \
 	$(MAKE) --no-print-directory release VERSION=0.99.0 IMG=registry.example/appisolation:v0.99.0 PLATFORMS=$$(go env GOOS)/$$(go env GOARCH) && \
 	ls -l dist/release
