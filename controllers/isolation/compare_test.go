@@ -20,10 +20,10 @@ func TestEffectsTellEverything(t *testing.T) {
 		after := Setting{Apps: w.Apps, Policies: drawChange(t, "then", before.Policies), Namespaces: w.Namespaces}
 		effects := Effects(before, after)
 		was, is := NewNetwork(before.Policies), NewNetwork(after.Policies)
-		e := newEvaluator(w)
-		for _, i := range declared.Some(t, "pairs", indices(e.pairs), 30, 30) {
-			pod, other := partyOf(w, e.pairs[i].pod), partyOf(w, e.pairs[i].other)
-			for _, c := range e.connections {
+		e := declared.NewEvaluator(w)
+		for _, i := range declared.Some(t, "pairs", indices(e.Pairs), 30, 30) {
+			pod, other := partyOf(w, e.Pairs[i].Pod), partyOf(w, e.Pairs[i].Other)
+			for _, c := range e.Connections {
 				for _, way := range [][2]Party{{pod, other}, {other, pod}} {
 					then, now := was.Judge(way[0], way[1], portOf(c)).State, is.Judge(way[0], way[1], portOf(c)).State
 					changed += map[bool]int{true: 1}[then != now]

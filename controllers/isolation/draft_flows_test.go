@@ -39,21 +39,21 @@ func TestDraftOfConnectionsOpensWhatWasSeen(t *testing.T) {
 		text, _ := yaml.Marshal(drafts)
 		NewWithT(t).Expect(problems).To(BeEmpty(), string(text))
 
-		e := newEvaluator(declared.World{Namespaces: draftWorld})
-		open := e.open(model.NetworkPolicies())
+		e := declared.NewEvaluator(declared.World{Namespaces: draftWorld})
+		open := e.Open(model.NetworkPolicies())
 		var tiers []func(map[string]string) bool
 		for n := range model.Tiers {
-			tiers = append(tiers, selector(&model.Tiers[n].Selector))
+			tiers = append(tiers, declared.Selector(&model.Tiers[n].Selector))
 		}
-		for i, pair := range e.pairs {
-			if !slices.ContainsFunc(tiers, func(selects func(map[string]string) bool) bool { return selects(pair.pod.Labels) }) {
+		for i, pair := range e.Pairs {
+			if !slices.ContainsFunc(tiers, func(selects func(map[string]string) bool) bool { return selects(pair.Pod.Labels) }) {
 				continue // open to everything
 			}
-			for j, c := range e.connections {
-				got := open[2*(i*len(e.connections)+j):][:2]
-				want := []bool{wasSeen(seen, pair.pod, pair.other, c, true), wasSeen(seen, pair.other, pair.pod, c, false)}
+			for j, c := range e.Connections {
+				got := open[2*(i*len(e.Connections)+j):][:2]
+				want := []bool{wasSeen(seen, pair.Pod, pair.Other, c, true), wasSeen(seen, pair.Other, pair.Pod, c, false)}
 				if !slices.Equal(got, want) {
-					t.Fatalf("%v to %v and back on %v: the draft says %v, seen was %v\n%s", pair.pod, pair.other, c, got, want, text)
+					t.Fatalf("%v to %v and back on %v: the draft says %v, seen was %v\n%s", pair.Pod, pair.Other, c, got, want, text)
 				}
 			}
 		}

@@ -59,7 +59,7 @@ var draftProfiles = []*v1alpha1.IsolationProfile{nil, nil, {Spec: v1alpha1.Isola
 }}}}
 
 func expectExact(t *rapid.T, all []*networkingv1.NetworkPolicy, profile *v1alpha1.IsolationProfile) Draft {
-	e := newEvaluator(declared.World{Namespaces: draftWorld})
+	e := declared.NewEvaluator(declared.World{Namespaces: draftWorld})
 	draft := DraftPolicies("shop", "shop", all, profile)
 	model, problems := Resolve(draft.App, Facts{Partial: true, Profile: profile})
 	after := model.NetworkPolicies()
@@ -79,11 +79,11 @@ func expectExact(t *rapid.T, all []*networkingv1.NetworkPolicy, profile *v1alpha
 	if len(problems) > 0 || notDeclarable(draft.App) != "" {
 		t.Fatalf("%v\n%s", problems, text())
 	}
-	before, now := e.open(served(all)), e.open(served(after))
+	before, now := e.Open(served(all)), e.Open(served(after))
 	for n := range before {
 		if before[n] != now[n] {
-			pair, c := e.pairs[n/2/len(e.connections)], e.connections[n/2%len(e.connections)]
-			t.Fatalf("%v, %v on %v, %s: was %v, is %v\n%s", pair.pod, pair.other, c, []string{"out", "in"}[n%2], before[n], now[n], text())
+			pair, c := e.Pairs[n/2/len(e.Connections)], e.Connections[n/2%len(e.Connections)]
+			t.Fatalf("%v, %v on %v, %s: was %v, is %v\n%s", pair.Pod, pair.Other, c, []string{"out", "in"}[n%2], before[n], now[n], text())
 		}
 	}
 	return draft

@@ -23,11 +23,11 @@ func TestWhatOpensNothingAllowsNothingMore(t *testing.T) {
 			theirs = partOf(t, ours)
 		}
 		opened := opens(theirs, ours, "shop")
-		allowedByOurs, allowedByTheirs := newEvaluator(w).read(ours), newEvaluator(w).read(theirs)
+		allowedByOurs, allowedByTheirs := declared.NewEvaluator(w).Read(ours), declared.NewEvaluator(w).Read(theirs)
 		for i, direction := range []string{"egress", "ingress"} { // as the evaluator has them, by turns
 			said[slices.Contains(opened, direction)]++
 			for j := i; j < len(allowedByTheirs) && !slices.Contains(opened, direction); j += 2 {
-				if allowedByTheirs[j].allows && !allowedByOurs[j].allows {
+				if allowedByTheirs[j].Allows && !allowedByOurs[j].Allows {
 					t.Fatalf("%s: they open more\ntheirs: %s\nours: %s", direction, sortKey(theirs.Spec), sortKey(ours.Spec))
 				}
 			}

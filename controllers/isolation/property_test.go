@@ -25,14 +25,14 @@ import (
 func TestPoliciesAllowWhatTheLinesSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := declared.Draw(t)
-		e := newEvaluator(w)
-		open := e.open(allPolicies(t, w))
-		for i, pair := range e.pairs {
-			for j, c := range e.connections {
-				got := open[2*(i*len(e.connections)+j):][:2]
-				want := []bool{w.Out(pair.pod, pair.other, c), w.In(pair.other, pair.pod, c)}
+		e := declared.NewEvaluator(w)
+		open := e.Open(allPolicies(t, w))
+		for i, pair := range e.Pairs {
+			for j, c := range e.Connections {
+				got := open[2*(i*len(e.Connections)+j):][:2]
+				want := []bool{w.Out(pair.Pod, pair.Other, c), w.In(pair.Other, pair.Pod, c)}
 				if !slices.Equal(got, want) {
-					t.Fatalf("%v to %v and back on %v: the policies say %v, the lines say %v\n%s", pair.pod, pair.other, c, got, want, w)
+					t.Fatalf("%v to %v and back on %v: the policies say %v, the lines say %v\n%s", pair.Pod, pair.Other, c, got, want, w)
 				}
 			}
 		}
@@ -238,10 +238,10 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 		programmed(w.App())
 		changes = append(changes, permuted(t, NewPlan(w.App(), policies(t, w), carriedOut(cluster, changes)))...)
 
-		e := newEvaluator(w)
-		was, will := e.open(cluster), e.open(policies(t, w))
+		e := declared.NewEvaluator(w)
+		was, will := e.Open(cluster), e.Open(policies(t, w))
 		for n := range changes {
-			is := e.open(carriedOut(cluster, changes[:n]))
+			is := e.Open(carriedOut(cluster, changes[:n]))
 			for i := range is {
 				if was[i] == will[i] && is[i] != was[i] {
 					t.Fatalf("open is %v after %d of these writes, though %v before and when done: %v\nold\n%snew\n%s",

@@ -21,15 +21,15 @@ import (
 func TestReachOfKnownPodsIsWhatThePoliciesSay(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w, policies := drawReach(t)
-		e, network := newEvaluator(w), NewNetwork(policies)
-		open := e.open(policies)
-		for i, pair := range e.pairs {
-			pod, other := partyOf(w, pair.pod), partyOf(w, pair.other)
-			for j, c := range e.connections {
+		e, network := declared.NewEvaluator(w), NewNetwork(policies)
+		open := e.Open(policies)
+		for i, pair := range e.Pairs {
+			pod, other := partyOf(w, pair.Pod), partyOf(w, pair.Other)
+			for j, c := range e.Connections {
 				got := []State{network.Judge(pod, other, portOf(c)).Egress.State, network.Judge(other, pod, portOf(c)).Ingress.State}
-				want := open[2*(i*len(e.connections)+j):][:2]
+				want := open[2*(i*len(e.Connections)+j):][:2]
 				if !slices.Equal(got, []State{openOrBlocked(want[0]), openOrBlocked(want[1])}) {
-					t.Fatalf("%v to %v and back on %v: judged %v, the policies say %v\n%s\n%s", pair.pod, pair.other, c, got, want, w, asText(policies))
+					t.Fatalf("%v to %v and back on %v: judged %v, the policies say %v\n%s\n%s", pair.Pod, pair.Other, c, got, want, w, asText(policies))
 				}
 			}
 		}
@@ -42,15 +42,15 @@ func TestReachOfManyHoldsForEach(t *testing.T) {
 	known := 0
 	rapid.Check(t, func(t *rapid.T) {
 		w, policies := drawReach(t)
-		e, network := newEvaluator(w), NewNetwork(policies)
-		open := e.open(policies)
-		for _, i := range declared.Some(t, "pairs", indices(e.pairs), 5, 10) {
-			for j, c := range e.connections {
-				is := open[2*(i*len(e.connections)+j):][:2]
-				for _, q := range widerQuestions(w, e.pairs[i], c) {
+		e, network := declared.NewEvaluator(w), NewNetwork(policies)
+		open := e.Open(policies)
+		for _, i := range declared.Some(t, "pairs", indices(e.Pairs), 5, 10) {
+			for j, c := range e.Connections {
+				is := open[2*(i*len(e.Connections)+j):][:2]
+				for _, q := range widerQuestions(w, e.Pairs[i], c) {
 					out, in := network.Judge(q.pod, q.other, q.port).Egress.State, network.Judge(q.other, q.pod, q.port).Ingress.State
 					if contradicts(out, is[0]) || contradicts(in, is[1]) {
-						t.Fatalf("%+v, of which is %v on %v: judged %s and %s, the policies say %v\n%s\n%s", q, e.pairs[i], c, out, in, is, w, asText(policies))
+						t.Fatalf("%+v, of which is %v on %v: judged %s and %s, the policies say %v\n%s\n%s", q, e.Pairs[i], c, out, in, is, w, asText(policies))
 					}
 					known += map[bool]int{true: 1}[out != Unknown]
 				}
@@ -71,10 +71,10 @@ type question struct {
 }
 
 // widerQuestions are about more than a pair and a connection, and about these too.
-func widerQuestions(w declared.World, p pair, c declared.Connection) []question {
+func widerQuestions(w declared.World, p declared.Pair, c declared.Connection) []question {
 	var questions []question
-	for _, many := range selections(w, p.pod) {
-		for _, other := range wider(w, p.other) {
+	for _, many := range selections(w, p.Pod) {
+		for _, other := range wider(w, p.Other) {
 			questions = append(questions, question{many, other, portOf(c)}, question{many, other, Port{}})
 		}
 	}
@@ -86,7 +86,7 @@ func selections(w declared.World, pod declared.Endpoint) []Party {
 	everyPod := metav1.LabelSelector{}
 	parties := []Party{SelectedParty(pod.Namespace, w.Namespaces[pod.Namespace], everyPod)}
 	for i := range w.App().Spec.Tiers {
-		if s := normalSelector(w.App().Spec.Tiers[i].PodSelector); selector(&s)(pod.Labels) {
+		if s := normalSelector(w.App().Spec.Tiers[i].PodSelector); declared.Selector(&s)(pod.Labels) {
 			parties = append(parties, SelectedParty(pod.Namespace, w.Namespaces[pod.Namespace], s))
 		}
 	}

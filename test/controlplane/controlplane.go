@@ -52,6 +52,8 @@ type ControlPlane struct {
 	plane             envtest.ControlPlane
 	controllerManager *controllerManager
 	janitor           *janitor
+	// restarted end the processes that were started again.
+	restarted []func()
 }
 
 // Start returns once all three processes work. Whoever calls it must call Stop; if this process ends without, the
@@ -96,6 +98,9 @@ func (cp *ControlPlane) Stop() error {
 		cp.controllerManager.stop()
 	}
 	_ = cp.plane.Stop() // an error each time: that it had to kill
+	for _, kill := range cp.restarted {
+		kill()
+	}
 	var err error
 	if cp.janitor != nil {
 		err = cp.janitor.stop()

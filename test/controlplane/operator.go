@@ -64,14 +64,14 @@ func createAll(ctx context.Context, k8s client.Client, file string) error {
 	}
 }
 
-// BuildOperator compiles the operator of this tree into a folder.
-func BuildOperator(ctx context.Context, dir string) (binary string, err error) {
+// BuildOperator compiles the operator of this tree into a folder, with further flags of go build: -race, say.
+func BuildOperator(ctx context.Context, dir string, flags ...string) (binary string, err error) {
 	root, err := findRoot()
 	if err != nil {
 		return "", err
 	}
 	binary = filepath.Join(dir, "manager")
-	build := exec.CommandContext(ctx, "go", "build", "-o", binary, ".")
+	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, flags, []string{"-o", binary, "."})...)
 	build.Dir = root
 	build.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if output, err := build.CombinedOutput(); err != nil {
@@ -131,6 +131,17 @@ func (o *Operator) Stop() error {
 		return errors.Join(fmt.Errorf("the operator did not end within %s", patience), o.Kill())
 	}
 }
+
+// Signal sends a signal to the operator: SIGSTOP and SIGCONT, say.
+func (o *Operator) Signal(signal syscall.Signal) error {
+	if err := o.command.Process.Signal(signal); err != nil {
+		return fmt.Errorf("send %s to the operator: %w", signal, err)
+	}
+	return nil
+}
+
+// Pid is the number of its process.
+func (o *Operator) Pid() int { return o.command.Process.Pid }
 
 // Kill ends the operator as a crash would. It may have ended already.
 func (o *Operator) Kill() error {

@@ -13,8 +13,9 @@ import (
 
 // launcher runs a binary so that the kernel kills it when the process that started it dies, however it dies. envtest
 // lets its callers name a binary but not set the attributes of its processes, hence a script. Where there is no
-// setpriv (it is Linux's), an orphan can stay.
+// setpriv (it is Linux's), an orphan can stay. The process keeps the script's number, which is written down.
 const launcher = `#!/bin/sh
+echo $$ >'%[2]s'
 if command -v setpriv >/dev/null; then
 	exec setpriv --pdeathsig KILL -- '%[1]s' "$@"
 fi
@@ -30,7 +31,7 @@ type process struct {
 // has started.
 func (cp *ControlPlane) newProcess(name string) (process, error) {
 	path := filepath.Join(cp.Dir, name+".sh")
-	script := fmt.Appendf(nil, launcher, filepath.Join(cp.Assets, name))
+	script := fmt.Appendf(nil, launcher, filepath.Join(cp.Assets, name), filepath.Join(cp.Dir, name+".pid"))
 	if err := os.WriteFile(path, script, 0o700); err != nil {
 		return process{}, fmt.Errorf("prepare to start %s: %w", name, err)
 	}
