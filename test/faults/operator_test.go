@@ -1,0 +1,123 @@
+package faults
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+// operator is one running process of it.
+type operator struct {
+	*controlplane.Operator
+	log     string
+	metrics string
+}
+
+// startOperator starts the operator by a kubeconfig, and ends it with the test.
+func startOperator(t *testing.T, kubeconfig string, args ...string) operator {
+	t.Helper()
+	g := NewWithT(t)
+	log, err := os.CreateTemp(cluster.Dir, "operator-*.log")
+	g.Expect(err).NotTo(HaveOccurred())
+	defer log.Close()
+	o := operator{log: log.Name(), metrics: freeAddress(t)}
+	o.Operator, err = controlplane.StartOperator([]string{binary}, kubeconfig, log, append([]string{"--metrics-bind-address=" + o.metrics}, args...)...)
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(func() {
+		g.Expect(o.Kill()).To(Succeed())
+		text, err := os.ReadFile(o.log)
+		g.Expect(err).NotTo(HaveOccurred())
+		if found := unforgivable.Find(text); found != nil {
+			t.Errorf("the operator's log %s has %q", filepath.Base(o.log), found)
+		}
+		if t.Failed() {
+			t.Logf("the end of the operator's log:\n%s", text[max(0, len(text)-8000):])
+		}
+	})
+	return o
+}
+
+// unforgivable are words that no fault excuses: the race detector's, those of client-go's detector of writes into the
+// cache, and Go's. A panic that a test brings about has a word of its own.
+var unforgivable = regexp.MustCompile(`WARNING: DATA RACE|CACHE \S+\[\d+\] ALTERED|panic: .*|fatal error: .*`)
+
+// proxied starts the operator behind a proxy, which has the faults.
+func proxied(t *testing.T, faults ...controlplane.Fault) (*controlplane.Proxy, operator) {
+	t.Helper()
+	p := newProxy(t, faults...)
+	return p, startOperator(t, p.Kubeconfig)
+}
+
+func newProxy(t *testing.T, faults ...controlplane.Fault) *controlplane.Proxy {
+	t.Helper()
+	p, err := cluster.NewProxy(kubeconfig)
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	p.Set(faults...)
+	t.Cleanup(p.Close)
+	return p
+}
+
+// running says whether the process has not ended.
+func (o operator) running() bool {
+	select {
+	case <-o.Exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// gauge is the sum of a metric of the operator's; labels, if any, by name and value in turn.
+func (o operator) gauge(g Gomega, name string, labels ...string) float64 {
+	response, err := http.Get("http://" + o.metrics + "/metrics")
+	g.Expect(err).NotTo(HaveOccurred())
+	defer response.Body.Close()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(io.Reader(response.Body))
+	g.Expect(err).NotTo(HaveOccurred())
+	total := 0.0
+	for _, metric := range families[name].GetMetric() {
+		has := map[string]string{}
+		for _, pair := range metric.GetLabel() {
+			has[pair.GetName()] = pair.GetValue()
+		}
+		matches := true
+		for i := 0; i < len(labels); i += 2 {
+			matches = matches && has[labels[i]] == labels[i+1]
+		}
+		if matches {
+			total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
+		}
+	}
+	return total
+}
+
+// idle waits until the operator has reconciled at least so often and has nothing to do.
+func (o operator) idle(t *testing.T, reconciles float64) {
+	t.Helper()
+	eventually(t, time.Minute, func(g Gomega) {
+		g.Expect(o.gauge(g, "controller_runtime_reconcile_total")).To(BeNumerically(">=", reconciles))
+		g.Expect(o.gauge(g, "workqueue_depth")).To(BeZero())
+		g.Expect(o.gauge(g, "controller_runtime_active_workers")).To(BeZero())
+	})
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	defer listener.Close()
+	return fmt.Sprint(listener.Addr())
+}
