@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -30,6 +31,8 @@ type Reconciler struct {
 	// settled remembers, by application, a digest of what was in force when everything was last as desired: a policy
 	// that differs while the digest does not was changed by somebody else. It only words events and metrics.
 	settled sync.Map
+	// contests are the policies that somebody else changes again and again.
+	contests contests
 	// apiServer is where the API servers were when they were last seen.
 	apiServer lastKnown
 	// enforcement is nil if it is not checked.
@@ -64,7 +67,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if done.outdated && done.err == nil {
 		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
 	}
-	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &app, done))
+	return ctrl.Result{RequeueAfter: done.wait}, errors.Join(done.err, r.report(ctx, &app, done))
 }
 
 // outcome is what came of a reconcile; the conditions are made of it.
@@ -80,6 +83,9 @@ type outcome struct {
 	writes
 	// drift means that what was written undoes somebody else's edit.
 	drift bool
+	// contended says which policies somebody else changes again and again, and wait when there is more to do for them.
+	contended []string
+	wait      time.Duration
 	// enforced is whether the network enforces policies at all.
 	enforced metav1.Condition
 }
@@ -134,8 +140,16 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
 	}
-	o.writes = apply(ctx, r.Client, o.plan)
-	o.drift = r.settle(app, desired, o)
+	plan := o.plan
+	if r.isSettled(app, desired) { // what is to write undoes somebody else's changes
+		plan = r.contests.due(plan, time.Now())
+		r.contests.identify(plan, lastToChange(ctx, r.Live))
+	}
+	o.writes = apply(ctx, r.Client, plan)
+	if o.drift = r.settle(app, desired, o); o.drift {
+		r.contests.undone(o.written, time.Now())
+	}
+	o.contended, o.wait = r.contests.on(desired, time.Now())
 	return o
 }
 

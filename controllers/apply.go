@@ -106,6 +106,12 @@ func isGone(change isolation.Change, err error) bool {
 	return change.Operation == v1alpha1.OperationDelete && apierrors.IsNotFound(err)
 }
 
+// isSettled says whether what is desired was already in force.
+func (r *Reconciler) isSettled(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy) bool {
+	before, known := r.settled.Load(types.NamespacedName{Namespace: app.Namespace, Name: app.Name})
+	return known && before == digest(app, desired)
+}
+
 // settle remembers what is in force once everything is as desired, and says whether what was written to get there
 // restores what already was.
 func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o outcome) (drift bool) {
@@ -113,9 +119,11 @@ func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.
 	now := digest(app, desired)
 	before, known := r.settled.Load(key)
 	drift = len(o.written) > 0 && known && before == now
-	if o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0 {
+	switch {
+	case o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0:
 		r.settled.Store(key, now)
-	} else {
+	case o.err == nil && o.outdated && before == now: // what was in force still is what should be
+	default:
 		r.settled.Delete(key)
 	}
 	return drift

@@ -146,6 +146,8 @@ func programmedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition
 	case len(o.plan.Conflicts) > 0:
 		return conflictCondition(o.plan.Conflicts, "the policies of the former AppIsolation of this name are about to be collected; then this one's are written",
 			"until then nothing obsolete is deleted")
+	case len(o.contended) > 0:
+		return failed(condition, v1alpha1.ReasonContended, contendedMessage(o.contended))
 	default:
 		return holds(condition, v1alpha1.ReasonProgrammed, "the API server holds every policy as declared")
 	}
@@ -201,7 +203,8 @@ func reconcilingCondition(programmed metav1.Condition) metav1.Condition {
 // stalledCondition is there when only the user can help.
 func stalledCondition(accepted, programmed metav1.Condition) metav1.Condition {
 	for _, cause := range []metav1.Condition{accepted, programmed} {
-		if cause.Status == metav1.ConditionFalse && (cause.Type == v1alpha1.ConditionAccepted || cause.Reason == v1alpha1.ReasonNameConflict) {
+		hopeless := slices.Contains([]string{v1alpha1.ReasonNameConflict, v1alpha1.ReasonContended}, cause.Reason)
+		if cause.Status == metav1.ConditionFalse && (cause.Type == v1alpha1.ConditionAccepted || hopeless) {
 			return holds(v1alpha1.ConditionStalled, cause.Reason, cause.Message)
 		}
 	}

@@ -46,6 +46,10 @@ func TestConditions(t *testing.T) {
 			outcome: outcome{resolved: true, plan: isolation.Plan{Conflicts: []isolation.Conflict{{Policy: "shop-web", Former: true}}}},
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=Unknown Collecting, Reconciling=True Collecting",
 		},
+		"a contest": {
+			outcome: outcome{resolved: true, contended: []string{"NetworkPolicy shop/shop-web is changed again and again by somebody"}},
+			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False Contended, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=False Contended, Stalled=True Contended",
+		},
 		"a failed write": {
 			outcome: outcome{resolved: true, writes: writes{err: errors.New("quota")}},
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False ApplyFailed, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=False ApplyFailed, Reconciling=True Retrying",

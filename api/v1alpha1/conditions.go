@@ -72,6 +72,8 @@ const (
 	// ReasonCollecting means that the garbage collector has yet to remove the policies of an AppIsolation of the same
 	// name that was deleted just before.
 	ReasonCollecting = "Collecting"
+	// ReasonContended means that somebody else changes a policy again and again. Its changes are undone later and later.
+	ReasonContended = "Contended"
 	// ReasonApplyFailed means that the API server refused or failed a write; it is tried again.
 	ReasonApplyFailed = "ApplyFailed"
 	// ReasonDryRun means that spec.mode is DryRun, so nothing is written.
