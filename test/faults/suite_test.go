@@ -187,7 +187,7 @@ func application(t *testing.T, namespace, name, spec string) *v1alpha1.AppIsolat
 
 const twoTiers = `
 tiers:
-- {name: a, podSelector: {matchLabels: {tier: a}}}
+- {name: a, podSelector: {matchLabels: {tier: a}}, ports: [{name: http, port: 8080}]}
 - {name: b, podSelector: {matchLabels: {tier: b}}, ports: [{name: sql, port: 3306}]}
 flows: [{from: a, to: b}]
 ingress: []

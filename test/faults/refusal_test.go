@@ -1,0 +1,147 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// TestF12QuotaExceeded has room for one policy of two.
+func TestF12QuotaExceeded(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	const counted = "count/networkpolicies.networking.k8s.io"
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace(t), Name: "quota"}}
+	quota.Spec.Hard = corev1.ResourceList{counted: resource.MustParse("1")}
+	create(t, quota)
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)).To(Succeed())
+		g.Expect(quota.Status.Hard).To(HaveKey(corev1.ResourceName(counted)))
+	})
+	app := application(t, quota.Namespace, "shop", twoTiers)
+	create(t, app)
+	failed := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonApplyFailed)
+	g.Expect(failed.Message).To(ContainSubstring("exceeded quota"))
+	g.Expect(policies(g, t, app.Namespace)).To(HaveLen(1), "as many as there is room for")
+	edit(t, quota, func() { quota.Spec.Hard[counted] = resource.MustParse("2") })
+	t.Logf("all was as declared %s after the quota was raised", converges(t, app).Round(time.Millisecond))
+	settled(t, o, app)
+}
+
+// TestF14RightsAreRevoked takes the operator's rights away: first to write policies, then all.
+func TestF14RightsAreRevoked(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := current(t)
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "appisolation-manager"}}
+	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(role), role)).To(Succeed())
+	granted := slices.Clone(role.Rules)
+	without := func(taken func(rbacv1.PolicyRule) bool) {
+		edit(t, role, func() {
+			role.Rules = slices.DeleteFunc(slices.Clone(granted), taken)
+		})
+	}
+	defer without(func(rbacv1.PolicyRule) bool { return false })
+
+	without(func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "networkpolicies") })
+	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+	failed := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonApplyFailed)
+	g.Expect(failed.Message).To(ContainSubstring("forbidden"))
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(o.gauge(g, "appisolation_application_problem", "namespace", app.Namespace, "reason", v1alpha1.ReasonApplyFailed)).To(BeEquivalentTo(2), "Programmed and Ready")
+	})
+	without(func(rbacv1.PolicyRule) bool { return false })
+	took := converges(t, app)
+
+	without(func(rbacv1.PolicyRule) bool { return true })
+	since := audit.now(t)
+	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[:1] })
+	<-time.After(2 * time.Second)
+	attempts := audit.writes(t, since)
+	g.Expect(o.running()).To(BeTrue())
+	without(func(rbacv1.PolicyRule) bool { return false })
+	t.Logf("as declared %s after the right to write came back, %s after all did; %d attempts in 2 s without any", took.Round(time.Millisecond), converges(t, app).Round(time.Millisecond), len(attempts))
+	g.Expect(len(attempts)).To(BeNumerically("<=", 30))
+	settled(t, o, app)
+}
+
+// TestF15NamespaceComesBack deletes an application's namespace and makes it anew.
+func TestF15NamespaceComesBack(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := current(t)
+	place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: app.Namespace}}
+	since := audit.now(t)
+	remove(t, place.DeepCopy())
+	g.Expect(len(audit.writes(t, since))).To(BeNumerically("<=", 6), "nobody writes against the deletion for long")
+	create(t, place)
+	again := application(t, place.Name, "shop", twoTiers)
+	create(t, again)
+	converges(t, again)
+	settled(t, o, again)
+}
+
+// TestF16DeletedWhileTheOperatorIsDown deletes an application, in every way, while nobody looks.
+func TestF16DeletedWhileTheOperatorIsDown(t *testing.T) {
+	for _, cascade := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
+		t.Run(string(cascade), func(t *testing.T) {
+			g := NewWithT(t)
+			o := startOperator(t, kubeconfig)
+			app := current(t)
+			before := policies(g, t, app.Namespace)
+			g.Expect(o.Kill()).To(Succeed())
+			g.Expect(k8s.Delete(t.Context(), app.DeepCopy(), client.PropagationPolicy(cascade))).To(Succeed())
+			remove(t, app)
+			if cascade != metav1.DeletePropagationOrphan {
+				eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).To(BeEmpty()) })
+			}
+			since := audit.now(t)
+			o = startOperator(t, kubeconfig)
+			witness := current(t)
+			settled(t, o, witness)
+			g.Expect(audit.writes(t, since)).To(HaveEach(HaveField("ObjectRef.Namespace", witness.Namespace)))
+
+			again := application(t, app.Namespace, "shop", twoTiers)
+			create(t, again)
+			if cascade == metav1.DeletePropagationOrphan { // somebody wanted them to stay, and they do
+				becomes(t, again, v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict)
+				g.Expect(policies(g, t, app.Namespace)["shop-a"].Spec).To(Equal(before["shop-a"].Spec))
+				return
+			}
+			converges(t, again)
+		})
+	}
+}
+
+// TestF16TheDefinitionIsDeleted deletes the CustomResourceDefinition: every application, and with them every policy,
+// goes. An operator that runs gets over it.
+func TestF16TheDefinitionIsDeleted(t *testing.T) {
+	long(t, 2*time.Minute)
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := current(t)
+	definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "appisolations.appisolation.io"}}
+	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(definition), definition)).To(Succeed())
+	remove(t, definition.DeepCopy())
+	eventually(t, 2*time.Minute, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).To(BeEmpty()) })
+	g.Expect(o.running()).To(BeTrue())
+	definition.ResourceVersion, definition.UID, definition.Status = "", "", apiextensionsv1.CustomResourceDefinitionStatus{}
+	create(t, definition)
+	again := application(t, app.Namespace, "shop", twoTiers)
+	eventually(t, time.Minute, func(g Gomega) { g.Expect(k8s.Create(t.Context(), again)).To(Succeed()) })
+	back := time.Now()
+	eventually(t, 2*time.Minute, func(g Gomega) { programmed(g, t, again) })
+	t.Log(fmt.Sprintf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond)))
+	settled(t, o, again)
+}

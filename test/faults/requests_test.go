@@ -1,0 +1,317 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand"
+	"net/http"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/controlplane"
+)
+
+// mishap is something that goes wrong between the operator and the API server. Most is over after a few requests.
+type mishap struct {
+	row, name string
+	fault     func(random *rand.Rand) controlplane.Fault
+	// attempts are how many writes there may be, over those of a change without a fault.
+	attempts int
+}
+
+func always(fault controlplane.Fault) func(*rand.Rand) controlplane.Fault {
+	return func(*rand.Rand) controlplane.Fault { return fault }
+}
+
+// sometimes has a fault happen to so many of the writes, by chance.
+func sometimes(percent, most int, fault controlplane.Fault) func(*rand.Rand) controlplane.Fault {
+	return func(random *rand.Rand) controlplane.Fault {
+		var mutex sync.Mutex
+		return of(first(most, func(r *http.Request) bool {
+			mutex.Lock()
+			defer mutex.Unlock()
+			return isWrite(r) && random.Intn(100) < percent
+		}), fault)
+	}
+}
+
+// retryAfter asks for a second.
+var retryAfter = http.Header{"Retry-After": {"1"}}
+
+var mishaps = []mishap{
+	{"F02", "policies are seen late", func(random *rand.Rand) controlplane.Fault { return heldBack(random, time.Second) }, 6},
+	{"F06", "done, and answered 504", sometimes(50, 6, late), 12},
+	{"F06", "done, and not answered", sometimes(50, 6, silent), 12},
+	{"F06", "neither done nor answered", sometimes(50, 6, drop), 12},
+	{"F06", "answered 500", sometimes(50, 6, answer(500, metav1.StatusReasonInternalError, nil)), 12},
+	{"F06", "answered 503", sometimes(50, 6, answer(503, metav1.StatusReasonServiceUnavailable, nil)), 12},
+	{"F07", "every watch is cut after half a second", func(*rand.Rand) controlplane.Fault { return of(isWatch, cutAfter(time.Second/2)) }, 3},
+	{"F07", "watches are answered 410", func(*rand.Rand) controlplane.Fault {
+		return of(isWatch, cutThen(time.Second/2, answer(410, metav1.StatusReasonExpired, nil)))
+	}, 3},
+	{"F09", "answered 409", sometimes(50, 6, answer(409, metav1.StatusReasonConflict, nil)), 12},
+	{"F11", "answered 429, try again in a second", sometimes(50, 4, answer(429, metav1.StatusReasonTooManyRequests, retryAfter)), 12},
+}
+
+// heldBack holds every event of a policy back for a while.
+func heldBack(random *rand.Rand, most time.Duration) controlplane.Fault {
+	var mutex sync.Mutex
+	return of(watches("/networkpolicies"), slow(func() time.Duration {
+		mutex.Lock()
+		defer mutex.Unlock()
+		return time.Duration(random.Int63n(int64(most)))
+	}))
+}
+
+// cutThen cuts a watch after a while, and has every other one meet a fault.
+func cutThen(d time.Duration, fault controlplane.Fault) controlplane.Fault {
+	var mutex sync.Mutex
+	turn := false
+	return func(next http.Handler) http.Handler {
+		cut, faulty := cutAfter(d)(next), fault(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			mutex.Lock()
+			turn = !turn
+			mine := turn
+			mutex.Unlock()
+			if mine {
+				cut.ServeHTTP(w, r)
+			} else {
+				faulty.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// TestMishaps makes the change with the most writes while requests go wrong, and judges every state on the way.
+func TestMishaps(t *testing.T) {
+	makeHome(t)
+	eachSeed(t, func(t *testing.T, seed int64) {
+		for i, row := range mishaps {
+			if !*full && i%3 != int(seed)%3 && row.name != "done, and answered 504" {
+				continue
+			}
+			t.Run(row.row+" "+row.name, func(t *testing.T) { row.test(t, rand.New(rand.NewSource(seed))) }) //nolint:gosec // it is to be repeatable
+		}
+	})
+}
+
+func (m mishap) test(t *testing.T, random *rand.Rand) {
+	g := NewWithT(t)
+	p, o := proxied(t)
+	p.Set(m.fault(random))
+	p.Cut() // the watches that there are meet the fault too
+	app := application(t, home, "shop", base)
+	defer tidy(t, app)
+	none := world(g, t, app)
+	none.Apps = nil
+	var requests counter
+	p.Set(of(isWrite, requests.fault), m.fault(random))
+
+	end := record(t, home)
+	create(t, app)
+	converges(t, app)
+	old := world(g, t, app.DeepCopy())
+	verdicts := end().judge(t, none, old)
+
+	end = record(t, home)
+	edit(t, app, func() {
+		app.Spec.Tiers[0].PodSelector, app.Spec.Tiers[1].PodSelector = app.Spec.Tiers[1].PodSelector, app.Spec.Tiers[0].PodSelector
+	})
+	took := converges(t, app)
+	verdicts += end().judge(t, old, world(g, t, app))
+	writes := len(requests.requests())
+	t.Logf("%d writes where 12 would do, %s for the change, %d verdicts", writes, took.Round(time.Millisecond), verdicts)
+	g.Expect(writes).To(BeNumerically("<=", 13+m.attempts))
+	g.Expect(o.running()).To(BeTrue())
+	p.Set()
+	settled(t, o, app)
+}
+
+// converges waits until promise 1 holds; the longest retry is after half a minute.
+func converges(t *testing.T, app *v1alpha1.AppIsolation) time.Duration {
+	t.Helper()
+	began := time.Now()
+	eventually(t, 40*time.Second, func(g Gomega) { programmed(g, t, app) })
+	return time.Since(began)
+}
+
+// tidy removes an application and all policies of its namespace.
+func tidy(t *testing.T, app *v1alpha1.AppIsolation) {
+	t.Helper()
+	remove(t, app)
+	NewWithT(t).Expect(k8s.DeleteAllOf(t.Context(), &networkingv1.NetworkPolicy{}, client.InNamespace(app.Namespace))).To(Succeed()) // what stays by declaration
+	eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).To(BeEmpty()) })
+}
+
+// TestF02StaleCache holds back every event of a policy while the declaration changes twice.
+func TestF02StaleCache(t *testing.T) {
+	makeHome(t)
+	g, held := NewWithT(t), newGate()
+	_, o := proxied(t, of(watches("/networkpolicies"), held.fault))
+	app := application(t, home, "shop", base)
+	defer tidy(t, app)
+	create(t, app)
+	converges(t, app)
+	old, end, since := world(g, t, app.DeepCopy()), record(t, home), audit.now(t)
+
+	held.close()
+	edit(t, app, func() { tierD(&app.Spec) })
+	eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, home)).To(HaveKey("shop-d")) })
+	middle := world(g, t, app.DeepCopy())
+	first := end()
+	end = record(t, home)
+	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[1:] })
+	<-time.After(time.Second) // the operator knows that it does not know: it waits for its own writes
+	held.release()
+	converges(t, app)
+	first.judge(t, old, middle)
+	end().judge(t, middle, world(g, t, app))
+	writes := audit.writes(t, since)
+	t.Logf("%d writes: %v", len(writes), writes)
+	creates := 0
+	for _, w := range writes {
+		if w.Verb == "create" {
+			creates++
+		}
+	}
+	g.Expect(creates).To(Equal(1), "what was created is not created again")
+	settled(t, o, app)
+}
+
+// TestF03UnobservedStates has the operator sleep through what comes and goes.
+func TestF03UnobservedStates(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := current(t)
+	before := policies(g, t, app.Namespace)["shop-a"].ResourceVersion
+	since := audit.now(t)
+	g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+	for range 5 {
+		edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+		edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[:1] })
+	}
+	g.Expect(o.Signal(syscall.SIGCONT)).To(Succeed())
+	converges(t, app)
+	g.Expect(policies(g, t, app.Namespace)["shop-a"].ResourceVersion).To(Equal(before), "nothing happened, on the whole")
+	g.Expect(audit.writes(t, since)).To(HaveEach(HaveField("ObjectRef.Resource", "appisolations")))
+
+	g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+	remove(t, app)
+	again := application(t, app.Namespace, "shop", strings.Replace(twoTiers, "3306", "5432", 1))
+	create(t, again)
+	g.Expect(o.Signal(syscall.SIGCONT)).To(Succeed())
+	converges(t, again)
+	settled(t, o, again)
+}
+
+// TestF07WatchesAreCut cuts every watch again and again while nothing is to do.
+func TestF07WatchesAreCut(t *testing.T) {
+	p, o := proxied(t)
+	app := current(t)
+	since := audit.now(t)
+	p.Set(of(isWatch, cutAfter(time.Second)))
+	lasts := 5 * time.Second
+	if *full {
+		lasts = time.Minute
+	}
+	for over := time.After(lasts); over != nil; {
+		p.Cut()
+		select {
+		case <-over:
+			over = nil
+		case <-time.After(2 * time.Second):
+		}
+	}
+	NewWithT(t).Expect(audit.writes(t, since)).To(BeEmpty())
+	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+	t.Logf("no write in %s of cut watches; an edit then takes %s", lasts, converges(t, app).Round(time.Millisecond))
+	p.Set()
+	settled(t, o, app)
+}
+
+// TestF11RetryAfter is told to wait, and does.
+func TestF11RetryAfter(t *testing.T) {
+	g := NewWithT(t)
+	p, _ := proxied(t)
+	app := current(t)
+	var asked counter
+	p.Set(of(writesPolicy, asked.fault), of(first(3, writesPolicy), answer(429, metav1.StatusReasonTooManyRequests, retryAfter)))
+	policy := policies(g, t, app.Namespace)["shop-a"]
+	g.Expect(k8s.Delete(t.Context(), policy)).To(Succeed())
+	restored(t, app)
+	g.Expect(asked.requests()).To(HaveLen(4))
+	for i := range 3 {
+		g.Expect(asked.times[i+1].Sub(asked.times[i])).To(BeNumerically(">=", 900*time.Millisecond))
+	}
+}
+
+// TestF17NameTakenInBetween has somebody take a name after the operator looked and before it writes.
+func TestF17NameTakenInBetween(t *testing.T) {
+	g := NewWithT(t)
+	place := namespace(t)
+	foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: place, Name: "shop-b"}}
+	taken := of(first(1, writesPolicy), before(func(*http.Request) { _ = k8s.Create(t.Context(), foreign) }))
+	_, o := proxied(t, taken)
+	app := application(t, place, "shop", twoTiers)
+	create(t, app)
+	conflict := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict)
+	g.Expect(conflict.Message).To(ContainSubstring("shop-b"))
+	found := policies(g, t, place)
+	g.Expect(found).To(HaveLen(2), "the other tier is written")
+	g.Expect(found["shop-b"].ResourceVersion).To(Equal(foreign.ResourceVersion), "it is not touched")
+	remove(t, foreign)
+	converges(t, app)
+	settled(t, o, app)
+}
+
+// TestF26PoisonedApplication has every write for one application fail, and others none the slower for it.
+func TestF26PoisonedApplication(t *testing.T) {
+	g := NewWithT(t)
+	poisoned, many := namespace(t), 20
+	if *full {
+		many = 100
+	}
+	poison := func(r *http.Request) bool { return isWrite(r) && strings.Contains(r.URL.Path, "/"+poisoned+"/") }
+	var attempts counter
+	p, o := proxied(t)
+	without := latencies(t, many)
+	p.Set(of(poison, attempts.fault), of(poison, answer(500, metav1.StatusReasonInternalError, nil)))
+	for i := range 16 { // more than there are workers
+		create(t, application(t, poisoned, fmt.Sprintf("poison-%d", i), twoTiers))
+	}
+	began := time.Now()
+	with := latencies(t, many)
+	t.Logf("%d applications: the slowest took %s without and %s beside 16 that fail; %d attempts for these in %s",
+		many, without, with, len(attempts.requests()), time.Since(began).Round(time.Millisecond))
+	g.Expect(with).To(BeNumerically("<", 5*without+5*time.Second))
+	g.Expect(len(attempts.requests())).To(BeNumerically("<", 16*60), "it is tried less and less often")
+	g.Expect(o.running()).To(BeTrue())
+}
+
+// latencies makes applications and says how long the slowest took to be ready.
+func latencies(t *testing.T, many int) (slowest time.Duration) {
+	t.Helper()
+	var apps []*v1alpha1.AppIsolation
+	began := map[*v1alpha1.AppIsolation]time.Time{}
+	for range many {
+		app := application(t, namespace(t), "shop", twoTiers)
+		create(t, app)
+		began[app] = time.Now()
+		apps = append(apps, app)
+	}
+	for _, app := range apps {
+		becomes(t, app, v1alpha1.ConditionReady, v1alpha1.ReasonReady)
+		written := conditionOf(app, v1alpha1.ConditionReady).LastTransitionTime
+		slowest = max(slowest, written.Sub(began[app].Truncate(time.Second)))
+	}
+	return slowest
+}

@@ -1,0 +1,180 @@
+package faults
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers"
+)
+
+// TestF29ThunderingStart restarts the operator with many applications there, and makes one meanwhile.
+func TestF29ThunderingStart(t *testing.T) {
+	g, many := NewWithT(t), 50
+	if *full {
+		many = 1000
+	}
+	o := startOperator(t, kubeconfig)
+	place := namespace(t)
+	var last *v1alpha1.AppIsolation
+	for i := range many {
+		last = application(t, place, fmt.Sprintf("app-%d", i), strings.ReplaceAll(twoTiers, "tier: ", fmt.Sprintf("tier: %d-", i)))
+		create(t, last)
+	}
+	eventually(t, 5*time.Minute, func(g Gomega) {
+		g.Expect(o.gauge(g, "appisolation_applications", "condition", "Ready", "status", "True")).To(BeNumerically(">=", many))
+	})
+	o.idle(t, 0)
+	g.Expect(o.Stop()).To(Succeed())
+	since := audit.now(t)
+
+	began := time.Now()
+	o = startOperator(t, kubeconfig)
+	fresh := application(t, namespace(t), "fresh", twoTiers)
+	eventually(t, soon, func(g Gomega) { g.Expect(o.gauge(g, "controller_runtime_max_concurrent_reconciles")).NotTo(BeZero()) })
+	create(t, fresh)
+	made := time.Now()
+	eventually(t, time.Minute, func(g Gomega) { programmed(g, t, fresh) })
+	served := time.Since(made)
+	o.idle(t, float64(many))
+	t.Logf("%d applications: looked at %s after the start; one made meanwhile was served in %s",
+		many, time.Since(began).Round(time.Millisecond), served.Round(time.Millisecond))
+	for _, write := range audit.writes(t, since) {
+		g.Expect(write.ObjectRef.Namespace).To(Equal(fresh.Namespace), write.String())
+	}
+	g.Expect(k8s.DeleteAllOf(t.Context(), &v1alpha1.AppIsolation{}, client.InNamespace(place))).To(Succeed())
+}
+
+// TestF30Panic has code below the operator panic, in a reconcile and in what it writes at the same time. The operator
+// runs in this process, for its transport to panic.
+func TestF30Panic(t *testing.T) {
+	g := NewWithT(t)
+	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	g.Expect(err).NotTo(HaveOccurred())
+	var poisoned atomic.Value
+	poisoned.Store("")
+	var count atomic.Int32
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(r *http.Request) (*http.Response, error) {
+			if poison := poisoned.Load().(string); poison != "" && isWrite(r) && strings.Contains(r.URL.Path, poison) {
+				count.Add(1)
+				panic("a test's: " + poison)
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	mgr, err := controllers.NewManager(config, controllers.Options{MetricsAddress: "0", ProbeAddress: "0"})
+	g.Expect(err).NotTo(HaveOccurred())
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(ctx) }()
+	defer func() {
+		cancel()
+		g.Expect(<-ended).To(Succeed())
+	}()
+
+	for _, path := range []string{"/appisolations/shop/status", "/networkpolicies"} {
+		before := reconcilePanics()
+		app := application(t, namespace(t), "shop", twoTiers)
+		poisoned.Store(app.Namespace + path)
+		count.Store(0)
+		create(t, app)
+		eventually(t, soon, func(g Gomega) { g.Expect(count.Load()).To(BeNumerically(">=", 2), "it is tried again") })
+		witness := application(t, namespace(t), "shop", twoTiers)
+		create(t, witness)
+		converges(t, witness)
+		g.Expect(reconcilePanics()).To(BeNumerically(">", before), "panics are counted")
+		poisoned.Store("")
+		t.Logf("writes of %s panicked %d times; as declared %s after the end", path, count.Load(), converges(t, app).Round(time.Millisecond))
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// reconcilePanics are how many panics controller-runtime has counted in this process.
+func reconcilePanics() (total float64) {
+	families, _ := metrics.Registry.Gather() // an error is of others, while the cache is empty
+	for _, family := range families {
+		if family.GetName() == "controller_runtime_reconcile_panics_total" {
+			for _, metric := range family.GetMetric() {
+				total += metric.GetCounter().GetValue()
+			}
+		}
+	}
+	return total
+}
+
+// TestF27Soak has applications come, change and go, and looks at what the operator holds.
+func TestF27Soak(t *testing.T) {
+	long(t, 3*time.Minute)
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	place := namespace(t)
+	var minutes, resident, goroutines []float64
+	began, rounds := time.Now(), 0
+	for time.Since(began) < 150*time.Second {
+		var apps []*v1alpha1.AppIsolation
+		for i := range 20 {
+			app := application(t, place, fmt.Sprintf("app-%d-%d", rounds, i), twoTiers)
+			create(t, app)
+			apps = append(apps, app)
+		}
+		for _, app := range apps {
+			becomes(t, app, v1alpha1.ConditionReady, v1alpha1.ReasonReady)
+			edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+		}
+		for _, app := range apps {
+			g.Expect(k8s.Delete(t.Context(), app)).To(Succeed())
+		}
+		eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, place)).To(BeEmpty()) })
+		rounds++
+		minutes = append(minutes, time.Since(began).Minutes())
+		resident = append(resident, residentMiB(t, o.Pid()))
+		goroutines = append(goroutines, o.gauge(g, "go_goroutines"))
+	}
+	half := len(minutes) / 2 // the first half fills caches and pools
+	slope := slopeOf(minutes[half:], resident[half:])
+	t.Logf("%d applications came, changed and went: resident %.0f MiB, then %.0f MiB, in the second half %+.2f MiB a minute; goroutines %.0f, then %.0f",
+		20*rounds, resident[0], resident[len(resident)-1], slope, goroutines[half], goroutines[len(goroutines)-1])
+	g.Expect(resident[len(resident)-1]).To(BeNumerically("<", 1.5*resident[half]))
+	g.Expect(goroutines[len(goroutines)-1]).To(BeNumerically("<=", goroutines[half]+10))
+	var left networkingv1.NetworkPolicyList
+	g.Expect(k8s.List(t.Context(), &left, client.InNamespace(place))).To(Succeed())
+	g.Expect(left.Items).To(BeEmpty())
+}
+
+// residentMiB is how much memory a process has.
+func residentMiB(t *testing.T, pid int) float64 {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	pages, err := strconv.Atoi(string(bytes.Fields(text)[1]))
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	return float64(pages*os.Getpagesize()) / (1 << 20)
+}
+
+// slopeOf is that of the line nearest to some points.
+func slopeOf(x, y []float64) float64 {
+	var sx, sy, sxx, sxy float64
+	for i := range x {
+		sx, sy, sxx, sxy = sx+x[i], sy+y[i], sxx+x[i]*x[i], sxy+x[i]*y[i]
+	}
+	n := float64(len(x))
+	return (n*sxy - sx*sy) / (n*sxx - sx*sx)
+}

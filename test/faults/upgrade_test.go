@@ -1,0 +1,158 @@
+package faults
+
+import (
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	coordinationv1 "k8s.io/api/coordination/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// TestF23DefinitionOfTheNextRelease gives the definition a field that the operator does not know, and takes it away.
+func TestF23DefinitionOfTheNextRelease(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "appisolations.appisolation.io"}}
+	setFuture := func(there bool) {
+		edit(t, definition, func() {
+			schema := definition.Spec.Versions[0].Schema.OpenAPIV3Schema
+			spec := schema.Properties["spec"]
+			delete(spec.Properties, "future")
+			if there {
+				spec.Properties["future"] = apiextensionsv1.JSONSchemaProps{Type: "string"}
+			}
+			schema.Properties["spec"] = spec
+		})
+	}
+	app := current(t)
+	written := resourceVersions(policies(g, t, app.Namespace))
+	setFuture(true)
+	defer setFuture(false)
+	future := func(g Gomega) string {
+		object := &unstructured.Unstructured{}
+		object.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("AppIsolation"))
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(app), object)).To(Succeed())
+		value, _, err := unstructured.NestedString(object.Object, "spec", "future")
+		g.Expect(err).NotTo(HaveOccurred())
+		return value
+	}
+	eventually(t, soon, func(g Gomega) { // a changed definition comes into force a moment later
+		g.Expect(k8s.Patch(t.Context(), app.DeepCopy(), client.RawPatch("application/merge-patch+json", []byte(`{"spec": {"future": "is bright"}}`)))).To(Succeed())
+		g.Expect(future(g)).To(Equal("is bright"))
+	})
+	eventually(t, soon, func(g Gomega) { programmed(g, t, app) }) // a status was written since
+	g.Expect(future(g)).To(Equal("is bright"), "what the operator does not know it does not lose")
+	setFuture(false)
+	settled(t, o, app)
+	g.Expect(resourceVersions(policies(g, t, app.Namespace))).To(Equal(written))
+}
+
+func resourceVersions(policies map[string]*networkingv1.NetworkPolicy) map[string]string {
+	found := map[string]string{}
+	for name, policy := range policies {
+		found[name] = policy.ResourceVersion
+	}
+	return found
+}
+
+// older are policies as another release of the operator may have left them.
+var older = []struct {
+	name   string
+	change func(*networkingv1.NetworkPolicy)
+	writes int
+}{
+	{"the same", func(*networkingv1.NetworkPolicy) {}, 0},
+	{"without the lines", func(p *networkingv1.NetworkPolicy) { p.Annotations = nil }, 3},
+	{"one without a label", func(p *networkingv1.NetworkPolicy) {
+		if p.Name == "shop-b" {
+			delete(p.Labels, "appisolation.io/tier")
+		}
+	}, 1},
+	{"with every port twice", func(p *networkingv1.NetworkPolicy) {
+		for i := range p.Spec.Ingress {
+			p.Spec.Ingress[i].Ports = append(p.Spec.Ingress[i].Ports, p.Spec.Ingress[i].Ports...)
+		}
+	}, 3},
+	{"under other names", func(p *networkingv1.NetworkPolicy) { p.Name = "v0-" + p.Name }, 6},
+}
+
+// TestF24OtherReleasesOutput starts the operator on policies that another release wrote.
+func TestF24OtherReleasesOutput(t *testing.T) {
+	makeHome(t)
+	for _, row := range older {
+		t.Run(row.name, func(t *testing.T) {
+			g := NewWithT(t)
+			o := startOperator(t, kubeconfig)
+			app := application(t, home, "shop", base)
+			defer tidy(t, app)
+			create(t, app)
+			converges(t, app)
+			o.idle(t, 1)
+			g.Expect(o.Kill()).To(Succeed())
+			for _, policy := range policies(g, t, home) {
+				g.Expect(k8s.Delete(t.Context(), policy.DeepCopy())).To(Succeed())
+				row.change(policy)
+				policy.ResourceVersion, policy.UID = "", ""
+				create(t, policy)
+			}
+			w, end, since := world(g, t, app.DeepCopy()), record(t, home), audit.now(t)
+			o = startOperator(t, kubeconfig)
+			converges(t, app)
+			o.idle(t, 1)
+			end().judge(t, w, w)
+			g.Expect(audit.writes(t, since)).To(HaveLen(row.writes))
+			settled(t, o, app)
+		})
+	}
+}
+
+// TestF25ClockSkew has the replica that leads live in the future, and in the past: its lease is over when it was not
+// renewed for as long as it said, by the clock of who waits.
+func TestF25ClockSkew(t *testing.T) {
+	long(t, 90*time.Second)
+	for _, skew := range []time.Duration{time.Hour, -time.Hour} {
+		t.Run(skew.String(), func(t *testing.T) {
+			g := NewWithT(t)
+			now := metav1.NewMicroTime(time.Now().Add(skew))
+			lease := &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "appisolation-system", Name: "appisolation.io"}}
+			g.Expect(client.IgnoreNotFound(k8s.Delete(t.Context(), lease.DeepCopy()))).To(Succeed())
+			lease.Spec = coordinationv1.LeaseSpec{HolderIdentity: new("somebody"), LeaseDurationSeconds: new(int32(15)), RenewTime: &now, AcquireTime: &now}
+			create(t, lease)
+			app := application(t, namespace(t), "shop", twoTiers)
+			create(t, app)
+			began := time.Now()
+			startOperator(t, kubeconfig, elect...)
+			eventually(t, time.Minute, func(g Gomega) { programmed(g, t, app) })
+			t.Logf("took over after %s", time.Since(began).Round(time.Millisecond))
+			g.Expect(time.Since(began)).To(BeNumerically(">", 14*time.Second))
+		})
+	}
+}
+
+// TestF25StatusFromTheFuture gives a status times that have not come yet, as a replica whose clock is ahead does.
+func TestF25StatusFromTheFuture(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := current(t)
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(app), app)).To(Succeed())
+		for i := range app.Status.Conditions {
+			app.Status.Conditions[i].LastTransitionTime = metav1.NewTime(time.Now().Add(time.Hour))
+		}
+		err := k8s.Status().Update(t.Context(), app)
+		g.Expect(apierrors.IsConflict(err)).To(BeFalse())
+		g.Expect(err).NotTo(HaveOccurred())
+	})
+	settled(t, o, app)
+	edit(t, app, func() { app.Spec.Mode = v1alpha1.ModeDryRun })
+	becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonDryRun)
+	g.Expect(conditionOf(app, v1alpha1.ConditionProgrammed).LastTransitionTime.Time).To(BeTemporally("<", time.Now().Add(time.Minute)))
+}
