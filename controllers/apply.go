@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime/debug"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -48,14 +49,24 @@ func apply(ctx context.Context, c client.Client, plan isolation.Plan) writes {
 func applyStep(ctx context.Context, c client.Client, step []isolation.Change, done *writes) {
 	var group errgroup.Group
 	group.SetLimit(writers)
-	errs := make([]error, len(step))
+	errs, panics := make([]error, len(step)), make([]any, len(step))
 	for i, change := range step {
 		group.Go(func() error {
+			defer func() {
+				if panics[i] = recover(); panics[i] != nil {
+					panics[i] = fmt.Sprintf("%v\n%s", panics[i], debug.Stack())
+				}
+			}()
 			errs[i] = write(ctx, c, change)
 			return nil
 		})
 	}
 	_ = group.Wait() // every change has its own error
+	for _, panicked := range panics {
+		if panicked != nil {
+			panic(panicked) // here, where it ends this reconcile, not the operator
+		}
+	}
 	// In the step's order, not in that of their coming: a message that differs by chance would be a status write each time.
 	for i, change := range step {
 		switch err := errs[i]; {
