@@ -133,7 +133,8 @@ func TestF10TugOfWar(t *testing.T) {
 	})
 	g.Expect(time.Since(edited)).To(BeNumerically("<", 5*atOnce))
 
-	patches := stop()
+	eventually(t, 40*time.Second, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)["shop-a"].Spec.Ingress).To(HaveLen(1)) })
+	patches := stop() // it has the last word, for now
 	desired, stopped := translation(g, t, app), time.Now()
 	eventually(t, 40*time.Second, func(g Gomega) { expectPolicies(g, app, desired, policies(g, t, app.Namespace)) })
 	t.Logf("%d changes in %s: called a contest after %s, %d writes, %s of processor time; all was as declared %s after the end", patches,

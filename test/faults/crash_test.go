@@ -90,7 +90,7 @@ func profileSpec(dns v1alpha1.CIDR) *v1alpha1.IsolationProfileSpec {
 // crashes tries one change with a crash after each of its writes, and judges every state on the way.
 type crashes struct {
 	change
-	runs, writes, verdicts int
+	runs, verdicts int
 }
 
 // TestF01CrashBetweenWrites stops the operator after its k-th write, for each k that a change has.

@@ -85,11 +85,6 @@ func difference(app *v1alpha1.AppIsolation, want, have *networkingv1.NetworkPoli
 	if !equality.Semantic.DeepEqual(want.Spec, have.Spec) || len(want.Spec.Ingress) != len(have.Spec.Ingress) || len(want.Spec.Egress) != len(have.Spec.Egress) {
 		return fmt.Sprintf("the spec is %+v and should be %+v", have.Spec, want.Spec)
 	}
-	owned := len(have.OwnerReferences) == 1 && have.OwnerReferences[0].UID == app.UID && *have.OwnerReferences[0].Controller
-	orphan := app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan
-	if owned == orphan || orphan && len(have.OwnerReferences) > 0 {
-		return fmt.Sprintf("the owners are %+v", have.OwnerReferences)
-	}
 	for _, sets := range [][2]map[string]string{{want.Labels, have.Labels}, {want.Annotations, have.Annotations}} {
 		for key, value := range sets[0] {
 			if sets[1][key] != value {
@@ -97,11 +92,22 @@ func difference(app *v1alpha1.AppIsolation, want, have *networkingv1.NetworkPoli
 			}
 		}
 	}
+	return ownership(app, have)
+}
+
+// ownership says what of a policy's marks is not this application's. The owner is in the policy's own namespace: the
+// garbage collector would delete what has one elsewhere.
+func ownership(app *v1alpha1.AppIsolation, have *networkingv1.NetworkPolicy) string {
 	if have.Labels[isolation.LabelUID] != string(app.UID) {
 		return "it has another application's label"
 	}
-	if orphan != (have.Labels[isolation.LabelDeletionPolicy] == "Orphan") {
-		return "the label that has it stay or go is wrong"
+	want, stays := []metav1.OwnerReference{*metav1.NewControllerRef(app, v1alpha1.GroupVersion.WithKind("AppIsolation"))}, ""
+	want[0].BlockOwnerDeletion = nil
+	if app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan {
+		want, stays = nil, string(v1alpha1.DeletionPolicyOrphan)
+	}
+	if !equality.Semantic.DeepEqual(have.OwnerReferences, want) || have.Labels[isolation.LabelDeletionPolicy] != stays {
+		return fmt.Sprintf("the owners are %+v, and the label that has it stay is %q", have.OwnerReferences, have.Labels[isolation.LabelDeletionPolicy])
 	}
 	return ""
 }
@@ -214,8 +220,7 @@ func allowed(w declared.World, e declared.Evaluator) []bool {
 	return open
 }
 
-// settled checks promise 2: the operator, woken for each application of a namespace, writes nothing. It returns how many
-// writes it would have been at fault for.
+// settled checks promise 2: the operator, woken for each of these applications, writes nothing.
 func settled(t *testing.T, o operator, apps ...*v1alpha1.AppIsolation) {
 	t.Helper()
 	since, reconciles := audit.now(t), o.gauge(NewWithT(t), "controller_runtime_reconcile_total")

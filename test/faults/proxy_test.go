@@ -265,13 +265,6 @@ func (c *crash) isReached() {
 	}
 }
 
-// writes are how many were let through.
-func (c *crash) writes() int {
-	c.mutex.Lock()
-	defer c.mutex.Unlock()
-	return c.done
-}
-
 // swallow reads a request's body into memory: until it is read the server doesn't notice that the client is gone.
 func swallow(r *http.Request) {
 	body, _ := io.ReadAll(r.Body)

@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -142,6 +141,6 @@ func TestF16TheDefinitionIsDeleted(t *testing.T) {
 	eventually(t, time.Minute, func(g Gomega) { g.Expect(k8s.Create(t.Context(), again)).To(Succeed()) })
 	back := time.Now()
 	eventually(t, 2*time.Minute, func(g Gomega) { programmed(g, t, again) })
-	t.Log(fmt.Sprintf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond)))
+	t.Logf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond))
 	settled(t, o, again)
 }

@@ -27,10 +27,6 @@ type mishap struct {
 	attempts int
 }
 
-func always(fault controlplane.Fault) func(*rand.Rand) controlplane.Fault {
-	return func(*rand.Rand) controlplane.Fault { return fault }
-}
-
 // sometimes has a fault happen to so many of the writes, by chance.
 func sometimes(percent, most int, fault controlplane.Fault) func(*rand.Rand) controlplane.Fault {
 	return func(random *rand.Rand) controlplane.Fault {

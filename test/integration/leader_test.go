@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,8 +11,6 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	coordinationv1 "k8s.io/api/coordination/v1"
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -39,13 +34,13 @@ var _ = Describe("two operators at once", func() {
 			return true
 		})
 		elect := []string{"--leader-elect", "--leader-election-namespace=appisolation-system"}
-		victim := startOperator(through(first), elect...)
+		victim := startOperator(first, elect...)
 		DeferCleanup(victim.kill)
 		lease := &coordinationv1.Lease{}
 		lease.Namespace, lease.Name = "appisolation-system", "appisolation.io"
 		Eventually(func() error { return k8s.Get(ctx, client.ObjectKeyFromObject(lease), lease) }).Should(Succeed())
 		leader := *lease.Spec.HolderIdentity
-		heir := startOperator(through(second), elect...)
+		heir := startOperator(second, elect...)
 		DeferCleanup(heir.stop)
 
 		app := application(newNamespace(), "shop", eightTiers())
@@ -74,32 +69,21 @@ func createsPolicy(request *http.Request) bool {
 	return request.Method == http.MethodPost && strings.HasSuffix(request.URL.Path, "/networkpolicies")
 }
 
-// proxy is one in front of the API server. A request that is not to pass is held until its client is gone.
+// proxy is the operator's kubeconfig by way of a proxy. A request that is not to pass is held until its client is gone.
 func proxy(pass func(*http.Request) bool) string {
 	GinkgoHelper()
-	// Whoever comes through the proxy has the operator's rights.
-	config, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
+	between, err := cluster.NewProxy(kubeconfig)
 	Expect(err).NotTo(HaveOccurred())
-	target, err := url.Parse(config.Host)
-	Expect(err).NotTo(HaveOccurred())
-	transport, err := rest.TransportFor(config)
-	Expect(err).NotTo(HaveOccurred())
-	forward := &httputil.ReverseProxy{
-		Transport:     transport,
-		FlushInterval: -1, // a watch is a response that never ends
-		Rewrite:       func(request *httputil.ProxyRequest) { request.SetURL(target) },
-	}
-	server := httptest.NewTLSServer(http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
-		if pass(request) {
-			forward.ServeHTTP(writer, request)
-			return
-		}
-		_, _ = io.Copy(io.Discard, request.Body) // until then the server doesn't notice that the client is gone
-		<-request.Context().Done()
-	}))
-	DeferCleanup(func() {
-		server.CloseClientConnections()
-		server.Close()
+	DeferCleanup(between.Close)
+	between.Set(func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(writer http.ResponseWriter, request *http.Request) {
+			if pass(request) {
+				next.ServeHTTP(writer, request)
+				return
+			}
+			_, _ = io.Copy(io.Discard, request.Body) // until then the server doesn't notice that the client is gone
+			<-request.Context().Done()
+		})
 	})
-	return server.URL
+	return between.Kubeconfig
 }

@@ -388,7 +388,7 @@ var _ = Describe("an operator whose view of namespaces is old", func() {
 		})
 		newProfile("unseen", `guardrails: {requiredScope: Namespace}`)
 		namespace := newNamespace()
-		o := startOperator(through(behind))
+		o := startOperator(behind)
 		DeferCleanup(o.kill)
 		Eventually(old).Should(Receive())
 		relabel(namespace, "unseen")

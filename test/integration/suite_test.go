@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -22,8 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/clientcmd"
-	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -96,19 +93,6 @@ func (o operator) stop() {
 func (o operator) kill() {
 	GinkgoHelper()
 	Expect(o.Kill()).To(Succeed())
-}
-
-// through is the operator's kubeconfig with another server. It is a proxy of our own, with a certificate of its own.
-func through(server string) string {
-	GinkgoHelper()
-	config, err := clientcmd.LoadFromFile(kubeconfig)
-	Expect(err).NotTo(HaveOccurred())
-	for name := range config.Clusters {
-		config.Clusters[name] = &clientcmdapi.Cluster{Server: server, InsecureSkipTLSVerify: true}
-	}
-	path := filepath.Join(GinkgoT().TempDir(), "kubeconfig")
-	Expect(clientcmd.WriteToFile(*config, path)).To(Succeed())
-	return path
 }
 
 // fromFile reads every object of a YAML file.
