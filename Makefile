@@ -34,6 +34,13 @@ test: controlplane olm ## Run all tests
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
 
+# Once with client-go's detector of writes into the cache, and once with the race detector, in the operator.
+SEEDS = 1
+.PHONY: faults
+faults: controlplane ## Break what the operator stands on, at length (an hour; SEEDS=3 for more)
+	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
+	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.race
+
 # Debian's packages, each with a program of it, are installed if need be; what is missing all the same is said.
 .PHONY: e2e
 e2e: controlplane ## Run the tests with real packets, and those on a real node (as root)

@@ -140,6 +140,10 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
 	}
+	if outlived, err := r.outlived(ctx, app, o.plan); outlived || err != nil {
+		o.writes = writes{outdated: outlived, err: err}
+		return o
+	}
 	plan := o.plan
 	if r.isSettled(app, desired) { // what is to write undoes somebody else's changes
 		plan = r.contests.due(plan, time.Now())

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -115,6 +116,20 @@ func isOutdated(change isolation.Change, err error) bool {
 // isGone says whether somebody else has done a deletion already.
 func isGone(change isolation.Change, err error) bool {
 	return change.Operation == v1alpha1.OperationDelete && apierrors.IsNotFound(err)
+}
+
+// outlived says whether an application that leaves its policies behind was deleted, though our cache has it still: nobody
+// would collect what is created for it now.
+func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, plan isolation.Plan) (bool, error) {
+	creates := slices.ContainsFunc(plan.Changes(), func(c isolation.Change) bool { return c.Operation == v1alpha1.OperationCreate })
+	if !creates || app.Spec.EffectiveDeletionPolicy() != v1alpha1.DeletionPolicyOrphan {
+		return false, nil
+	}
+	var found v1alpha1.AppIsolation
+	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(app), &found); client.IgnoreNotFound(err) != nil {
+		return false, fmt.Errorf("read AppIsolation %s/%s: %w", app.Namespace, app.Name, err)
+	}
+	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
 // isSettled says whether what is desired was already in force.

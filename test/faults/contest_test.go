@@ -64,7 +64,7 @@ func TestF09ConflictStorm(t *testing.T) {
 			return fmt.Sprintf(`[{"op": "add", "path": "/metadata/labels/theirs", "value": "%d"}]`, i)
 		}))
 	}
-	edits := 10
+	edits := 4
 	if *full {
 		edits = 60
 	}
@@ -110,7 +110,7 @@ func TestF10TugOfWar(t *testing.T) {
 	contended := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonContended)
 	g.Expect(contended.Message).To(ContainSubstring(app.Namespace + `/shop-a is changed again and again by "contender"`))
 	detected := time.Since(began)
-	lasts := 4 * time.Second
+	lasts := 2 * time.Second
 	if *full {
 		lasts = time.Minute
 	}

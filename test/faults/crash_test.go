@@ -8,7 +8,6 @@ import (
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -99,7 +98,7 @@ func TestF01CrashBetweenWrites(t *testing.T) {
 	total := crashes{}
 	some := rand.New(rand.NewSource(*seed)).Perm(len(changes)) //nolint:gosec // any will do
 	if !*full {
-		some = some[:3]
+		some = some[:2]
 	}
 	for _, i := range some {
 		change := changes[i]
@@ -119,7 +118,7 @@ func TestF01CrashBetweenWrites(t *testing.T) {
 func TestF01CrashInRandomChanges(t *testing.T) {
 	makeHome(t)
 	eachSeed(t, func(t *testing.T, seed int64) {
-		many := 3
+		many := 1
 		if *full {
 			many = 20
 		}
@@ -207,11 +206,9 @@ func (c *crashes) crashAfter(t *testing.T, k int) (more bool) {
 	c.verdicts += end().judge(t, old, fresh)
 	if c.to != nil {
 		settled(t, o, app)
-		remove(t, app)
-		g.Expect(k8s.DeleteAllOf(t.Context(), &networkingv1.NetworkPolicy{}, client.InNamespace(home))).To(Succeed()) // what stays by declaration
-		eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, home)).To(BeEmpty()) })
 	}
-	g.Expect(o.Kill()).To(Succeed())
+	g.Expect(o.Kill()).To(Succeed()) // or it might write a policy anew before it sees that the application is gone
+	tidy(t, app)
 	return crashed
 }
 

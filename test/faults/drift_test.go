@@ -122,7 +122,7 @@ func restored(t *testing.T, app *v1alpha1.AppIsolation) time.Duration {
 
 // TestF18RandomEdits changes policies in any way that the API server accepts, and none of it stays.
 func TestF18RandomEdits(t *testing.T) {
-	applications, rounds := 10, 5
+	applications, rounds := 10, 2
 	if *full {
 		applications, rounds = 100, 10
 	}

@@ -24,8 +24,7 @@ func TestF08LeaderFailsOver(t *testing.T) {
 	var killed, asked []time.Duration
 	for i := range 4 * *seeds {
 		heir := startOperator(t, kubeconfig, elect...)
-		heir.idle(t, 0)
-		<-time.After(3 * time.Second) // it has looked at the lease
+		eventually(t, soon, func(g Gomega) { g.Expect(heir.gauge(g, "workqueue_depth")).NotTo(BeZero(), "it is warm, and waits") })
 		since, gone := audit.now(t), time.Now()
 		kill := i%2 == 0
 		if kill {

@@ -7,6 +7,7 @@ import (
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -121,6 +122,27 @@ func TestF16DeletedWhileTheOperatorIsDown(t *testing.T) {
 			converges(t, again)
 		})
 	}
+}
+
+// TestF16NothingIsMadeForWhoIsGone deletes an application that leaves its policies, and then these, before the operator
+// sees that the application is gone. Nobody would collect what it wrote for it now.
+func TestF16NothingIsMadeForWhoIsGone(t *testing.T) {
+	g, held := NewWithT(t), newGate()
+	_, o := proxied(t, of(watches("/appisolations"), held.fault))
+	app := application(t, namespace(t), "shop", twoTiers)
+	app.Spec.DeletionPolicy = v1alpha1.DeletionPolicyOrphan
+	create(t, app)
+	becomesCurrent(t, app)
+	o.idle(t, 1)
+	reconciles := o.gauge(g, "controller_runtime_reconcile_total")
+	held.close()
+	remove(t, app)
+	since := audit.now(t)
+	g.Expect(k8s.DeleteAllOf(t.Context(), &networkingv1.NetworkPolicy{}, client.InNamespace(app.Namespace))).To(Succeed())
+	o.idle(t, reconciles+1)
+	g.Expect(audit.writes(t, since)).To(BeEmpty())
+	held.release()
+	g.Expect(policies(g, t, app.Namespace)).To(BeEmpty())
 }
 
 // TestF16TheDefinitionIsDeleted deletes the CustomResourceDefinition: every application, and with them every policy,

@@ -1,0 +1,106 @@
+package faults
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	. "github.com/onsi/gomega"
+	"k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// outcome is what becomes of a declaration.
+type outcome int
+
+const (
+	refused outcome = iota // by the API server
+	invalid                // stored, and not accepted
+	taken
+)
+
+// hostile are declarations that somebody may try. What is taken becomes policies like any other.
+var hostile = []struct {
+	name string
+	how  outcome
+	spec func(*v1alpha1.AppIsolationSpec)
+}{
+	{"10,000 flows", refused, func(s *v1alpha1.AppIsolationSpec) { s.Flows = slices.Repeat(s.Flows, 10_000) }},
+	{"1.6 MB of values", refused, func(s *v1alpha1.AppIsolationSpec) {
+		for i := range 256 {
+			s.Tiers[0].PodSelector.MatchLabels[fmt.Sprint("k", i)] = v1alpha1.LabelValue(strings.Repeat("v", 6500))
+		}
+	}},
+	{"a label of 63 letters", taken, label(strings.Repeat("v", 63))},
+	{"a label of 64 letters", refused, label(strings.Repeat("v", 64))},
+	{"a label that is no ASCII", refused, label("schön")},
+	{"the name of a prototype", invalid, func(s *v1alpha1.AppIsolationSpec) { s.Tiers[0].PodSelector.MatchLabels["__proto__"] = "constructor" }},
+	{"a tier twice", refused, func(s *v1alpha1.AppIsolationSpec) { s.Tiers = append(s.Tiers, s.Tiers[0]) }},
+	{"33 tiers", refused, func(s *v1alpha1.AppIsolationSpec) { s.Tiers = tiersOf(33) }},
+	{"flows in a circle, and to oneself", taken, func(s *v1alpha1.AppIsolationSpec) {
+		s.Flows = append(s.Flows, v1alpha1.Flow{From: "b", To: "a"}, v1alpha1.Flow{From: "a", To: "a"})
+	}},
+	{"32 tiers, everybody to everybody", taken, func(s *v1alpha1.AppIsolationSpec) { everybody(s) }},
+}
+
+func label(value string) func(*v1alpha1.AppIsolationSpec) {
+	return func(s *v1alpha1.AppIsolationSpec) {
+		s.Tiers[0].PodSelector.MatchLabels["x"] = v1alpha1.LabelValue(value)
+	}
+}
+
+func tiersOf(n int) (tiers []v1alpha1.Tier) {
+	for i := range n {
+		tiers = append(tiers, v1alpha1.Tier{
+			Name:        v1alpha1.TierName(fmt.Sprint("t", i)),
+			PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": v1alpha1.LabelValue(fmt.Sprint("t", i))}},
+			Ports:       []v1alpha1.TierPort{{Port: v1alpha1.Port{Port: intstr.FromInt32(int32(1000 + i))}}},
+		})
+	}
+	return tiers
+}
+
+func everybody(s *v1alpha1.AppIsolationSpec) {
+	s.Tiers, s.Flows = tiersOf(32), []v1alpha1.Flow{{From: "*", To: "*"}}
+}
+
+// TestF21HostileApplications tries to have the operator drown, and others with it.
+func TestF21HostileApplications(t *testing.T) {
+	o := startOperator(t, kubeconfig)
+	for _, row := range hostile {
+		t.Run(row.name, func(t *testing.T) {
+			app := application(t, namespace(t), "shop", twoTiers)
+			row.spec(&app.Spec)
+			began := time.Now()
+			err := k8s.Create(t.Context(), app)
+			t.Logf("answered in %s", time.Since(began).Round(time.Millisecond))
+			NewWithT(t).Expect(time.Since(began)).To(BeNumerically("<", 5*time.Second)) // a second on a machine of its own
+			if row.how == refused {
+				NewWithT(t).Expect(errors.IsInvalid(err) || errors.IsRequestEntityTooLargeError(err)).To(BeTrue(), "%v", err)
+				return
+			}
+			NewWithT(t).Expect(err).NotTo(HaveOccurred())
+			if row.how == invalid {
+				becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid)
+				return
+			}
+			converges(t, app)
+			settled(t, o, app)
+		})
+	}
+	t.Run("others beside it", func(t *testing.T) {
+		without := latencies(t, 10)
+		for i := range 10 {
+			large := application(t, namespace(t), fmt.Sprint("large-", i), twoTiers)
+			everybody(&large.Spec)
+			create(t, large)
+		}
+		with := latencies(t, 10)
+		t.Logf("the slowest of 10 took %s, beside 10 with 32 tiers %s", without, with)
+		NewWithT(t).Expect(with).To(BeNumerically("<", 5*without+5*time.Second))
+	})
+}
