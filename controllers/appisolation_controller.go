@@ -140,9 +140,14 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
 	}
-	if outlived, err := r.outlived(ctx, app, o.plan); outlived || err != nil {
-		o.writes = writes{outdated: outlived, err: err}
-		return o
+	r.carryOut(ctx, app, desired, &o)
+	return o
+}
+
+// carryOut writes what is planned, but for what has to wait.
+func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o *outcome) {
+	if o.outdated, o.err = r.outlived(ctx, app, o.plan); o.outdated || o.err != nil {
+		return
 	}
 	plan := o.plan
 	if r.isSettled(app, desired) { // what is to write undoes somebody else's changes
@@ -150,11 +155,10 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 		r.contests.identify(plan, lastToChange(ctx, r.Live))
 	}
 	o.writes = apply(ctx, r.Client, plan)
-	if o.drift = r.settle(app, desired, o); o.drift {
+	if o.drift = r.settle(app, desired, *o); o.drift {
 		r.contests.undone(o.written, time.Now())
 	}
 	o.contended, o.wait = r.contests.on(desired, time.Now())
-	return o
 }
 
 // existing are the policies that the application owns and those that have a name it wants.
