@@ -85,7 +85,11 @@ func outside() (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, removeCgroups(filepath.Base(dir)), os.RemoveAll(dir)) }()
+	clean, err := startJanitor(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, clean()) }()
 	if err := makeImages(ctx, dir); err != nil {
 		return 0, err
 	}
@@ -101,6 +105,31 @@ func outside() (code int, err error) {
 		return 0, fmt.Errorf("make namespaces of processes, mounts and networks: %w", err)
 	}
 	return test.ProcessState.ExitCode(), nil
+}
+
+// janitor waits until its input ends, which it does with this process, however that ends, and removes the cgroup of a
+// folder's name and the folder. It tries again while the last processes are dying.
+const janitor = `cat
+for try in 1 2 3 4 5; do
+	find /sys/fs/cgroup -depth -type d -path "*/${0##*/}*" -exec rmdir {} + && rm -rf "$0" && exit
+	sleep 1
+done
+exit 1`
+
+func startJanitor(dir string) (clean func() error, err error) {
+	command := exec.Command("sh", "-c", janitor, dir)
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of reach of the terminal's Ctrl-C
+	input, err := command.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	clean = func() error {
+		if err := errors.Join(input.Close(), command.Wait()); err != nil {
+			return fmt.Errorf("remove %s and the cgroup: %w", dir, err)
+		}
+		return nil
+	}
+	return clean, command.Start()
 }
 
 // inside runs the tests as the first process of the namespaces: all others end with it.
@@ -147,26 +176,6 @@ func makeCgroups(name string) error {
 	for _, dir := range dirs {
 		if made := os.Mkdir(dir, 0o755); made != nil && !errors.Is(made, fs.ErrExist) { //nolint:gosec // as all cgroups
 			err = errors.Join(err, made)
-		}
-	}
-	return err
-}
-
-// removeCgroups removes what makeCgroups made and all below it, from the bottom.
-func removeCgroups(name string) error {
-	dirs, err := cgroups(name)
-	for _, dir := range dirs {
-		var below []string
-		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err == nil && entry.IsDir() {
-				below = append(below, path)
-			}
-			return nil
-		})
-		for i := len(below) - 1; i >= 0; i-- {
-			if removed := syscall.Rmdir(below[i]); removed != nil && !errors.Is(removed, fs.ErrNotExist) {
-				err = errors.Join(err, fmt.Errorf("remove cgroup %s: %w", below[i], removed))
-			}
 		}
 	}
 	return err

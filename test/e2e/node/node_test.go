@@ -162,7 +162,7 @@ func (s *story) restricted(ctx context.Context) error {
 	return err
 }
 
-// killLeader kills the operator where it works, and edits a policy before anybody else does its work: the database lets
+// killLeader kills the operator where it works, and edits a policy before anybody has its lease again: the database lets
 // everybody in. That is undone.
 func (s *story) killLeader(ctx context.Context) error {
 	leader, err := s.leader(ctx)
