@@ -40,12 +40,13 @@ func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	}
 }
 
-// undone says what somebody else did to a policy, and what became of it.
+// undone says what somebody else did to a policy that is as declared again.
 func undone(change isolation.Change) string {
+	what := "change"
 	if change.Operation == v1alpha1.OperationCreate {
-		return fmt.Sprintf("somebody else deleted NetworkPolicy %s: it is written again", change.Policy.Name)
+		what = "deletion"
 	}
-	return fmt.Sprintf("somebody else changed NetworkPolicy %s: it is as declared again", change.Policy.Name)
+	return fmt.Sprintf("undid somebody's %s of NetworkPolicy %s", what, change.Policy.Name)
 }
 
 // written lists policies by what was done to them, in the order of the writes.

@@ -167,7 +167,7 @@ func (d *demo) undoEdit(ctx context.Context) error {
 		return err
 	}
 	d.out.says(fmt.Sprintf("The operator has undone it, %s after the edit was sent. Its event says so:", took))
-	return d.showEvent(ctx, "default", "site", "somebody else changed NetworkPolicy site-frontend: it is as declared again")
+	return d.showEvent(ctx, "default", "site", "undid somebody's change of NetworkPolicy site-frontend")
 }
 
 func (d *demo) undoDeletion(ctx context.Context) error {
@@ -200,7 +200,7 @@ func (d *demo) undoDeletion(ctx context.Context) error {
 		return err
 	}
 	d.out.says(fmt.Sprintf("The operator has written it anew, %s after the deletion was sent:", took))
-	return d.showEvent(ctx, "shop", "shop", "somebody else deleted NetworkPolicy shop-db: it is written again")
+	return d.showEvent(ctx, "shop", "shop", "undid somebody's deletion of NetworkPolicy shop-db")
 }
 
 // missHalf takes the consent of the one side away, and gives it back.
