@@ -113,7 +113,7 @@ func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPoli
 func wasProgrammed(app *v1alpha1.AppIsolation) bool {
 	programmed := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionProgrammed)
 	return programmed != nil && programmed.ObservedGeneration == app.Generation &&
-		(programmed.Status == metav1.ConditionTrue || programmed.Reason == v1alpha1.ReasonNameConflict)
+		(programmed.Status == metav1.ConditionTrue || slices.Contains([]string{v1alpha1.ReasonNameConflict, v1alpha1.ReasonContended}, programmed.Reason))
 }
 
 // conflict is a policy that has a name which the object of this kind and name wants.

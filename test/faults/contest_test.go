@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,7 +106,10 @@ func TestF10TugOfWar(t *testing.T) {
 	create(t, app)
 	becomesCurrent(t, app)
 	since, began, cpu := audit.now(t), time.Now(), cpuTime(t, o.Pid())
-	stop := contend(t, client.ObjectKey{Namespace: app.Namespace, Name: "shop-a"}, 20, opened)
+	stop := contend(t, client.ObjectKey{Namespace: app.Namespace, Name: "shop-a"}, 20, func(i int) string {
+		elsewhere := `{"op": "replace", "path": "/spec/podSelector", "value": {"matchLabels": {"tier": "else"}}}`
+		return strings.TrimSuffix(opened(i), "]") + ", " + elsewhere + "]"
+	})
 
 	contended := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonContended)
 	g.Expect(contended.Message).To(ContainSubstring(app.Namespace + `/shop-a is changed again and again by "contender"`))
@@ -117,6 +121,7 @@ func TestF10TugOfWar(t *testing.T) {
 	<-time.After(lasts)
 	elapsed, used := time.Since(began), cpuTime(t, o.Pid())-cpu
 	writes := audit.writes(t, since)
+	g.Expect(writes).NotTo(ContainElement(HaveField("Verb", "create")), "there is no copy of what somebody else makes of a policy")
 
 	// Nobody else waits: neither another policy, nor a new declaration, that of the contested policy too.
 	other := policies(g, t, app.Namespace)["shop-b"]
