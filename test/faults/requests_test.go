@@ -128,7 +128,11 @@ func (m mishap) test(t *testing.T, random *rand.Rand) {
 	t.Logf("%d writes where 12 would do, %s for the change, %d verdicts", writes, took.Round(time.Millisecond), verdicts)
 	g.Expect(writes).To(BeNumerically("<=", 13+m.attempts))
 	g.Expect(o.running()).To(BeTrue())
+
 	p.Set()
+	p.Cut()
+	g.Expect(k8s.Delete(t.Context(), policies(g, t, home)["shop-c"])).To(Succeed())
+	converges(t, app) // so it sees policies again
 	settled(t, o, app)
 }
 
@@ -186,11 +190,16 @@ func TestF02StaleCache(t *testing.T) {
 // TestF03UnobservedStates has the operator sleep through what comes and goes.
 func TestF03UnobservedStates(t *testing.T) {
 	g := NewWithT(t)
-	o := startOperator(t, kubeconfig)
+	p, o := proxied(t)
 	app := current(t)
 	before := policies(g, t, app.Namespace)["shop-a"].ResourceVersion
 	since := audit.now(t)
-	g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+	sleep := func() {
+		g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+		p.Set(of(first(10, isWatch), answer(410, metav1.StatusReasonExpired, nil))) // so it has to list, and misses what was between
+		p.Cut()
+	}
+	sleep()
 	for range 5 {
 		edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
 		edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[:1] })
@@ -200,7 +209,7 @@ func TestF03UnobservedStates(t *testing.T) {
 	g.Expect(policies(g, t, app.Namespace)["shop-a"].ResourceVersion).To(Equal(before), "nothing happened, on the whole")
 	g.Expect(audit.writes(t, since)).To(HaveEach(HaveField("ObjectRef.Resource", "appisolations")))
 
-	g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+	sleep()
 	remove(t, app)
 	again := application(t, app.Namespace, "shop", strings.Replace(twoTiers, "3306", "5432", 1))
 	create(t, again)

@@ -29,12 +29,18 @@ func TestF29ThunderingStart(t *testing.T) {
 		many = 1000
 	}
 	o := startOperator(t, kubeconfig)
-	place := namespace(t)
-	var last *v1alpha1.AppIsolation
+	var places []string
 	for i := range many {
-		last = application(t, place, fmt.Sprintf("app-%d", i), strings.ReplaceAll(twoTiers, "tier: ", fmt.Sprintf("tier: %d-", i)))
-		create(t, last)
+		if i%10 == 0 {
+			places = append(places, namespace(t))
+		}
+		create(t, application(t, places[i/10], fmt.Sprintf("app-%d", i), strings.ReplaceAll(twoTiers, "tier: ", fmt.Sprintf("tier: %d-", i))))
 	}
+	defer func() {
+		for _, place := range places {
+			g.Expect(k8s.DeleteAllOf(t.Context(), &v1alpha1.AppIsolation{}, client.InNamespace(place))).To(Succeed())
+		}
+	}()
 	eventually(t, 5*time.Minute, func(g Gomega) {
 		g.Expect(o.gauge(g, "appisolation_applications", "condition", "Ready", "status", "True")).To(BeNumerically(">=", many))
 	})
@@ -56,7 +62,6 @@ func TestF29ThunderingStart(t *testing.T) {
 	for _, write := range audit.writes(t, since) {
 		g.Expect(write.ObjectRef.Namespace).To(Equal(fresh.Namespace), write.String())
 	}
-	g.Expect(k8s.DeleteAllOf(t.Context(), &v1alpha1.AppIsolation{}, client.InNamespace(place))).To(Succeed())
 }
 
 // TestF30Panic has code below the operator panic, in a reconcile and in what it writes at the same time. The operator
