@@ -29,11 +29,12 @@ func TestF04APIServerRestarts(t *testing.T) {
 			}
 			o := startOperator(t, kubeconfig)
 			app := current(t)
-			since := audit.now(t)
-			outage(t, controlplane.APIServer, away)
-			settled(t, o, app)
-			NewWithT(t).Expect(audit.writes(t, since)).To(BeEmpty(), "nothing was to do")
-
+			if *full {
+				since := audit.now(t)
+				outage(t, controlplane.APIServer, away)
+				settled(t, o, app)
+				NewWithT(t).Expect(audit.writes(t, since)).To(BeEmpty(), "nothing was to do")
+			}
 			outage(t, controlplane.APIServer, away)
 			back := time.Now()
 			NewWithT(t).Expect(k8s.Delete(t.Context(), policies(NewWithT(t), t, app.Namespace)["shop-a"])).To(Succeed())

@@ -224,7 +224,7 @@ func TestF07WatchesAreCut(t *testing.T) {
 	app := current(t)
 	since := audit.now(t)
 	p.Set(of(isWatch, cutAfter(time.Second)))
-	lasts := 5 * time.Second
+	lasts := 3 * time.Second
 	if *full {
 		lasts = time.Minute
 	}
@@ -281,7 +281,7 @@ func TestF17NameTakenInBetween(t *testing.T) {
 // TestF26PoisonedApplication has every write for one application fail, and others none the slower for it.
 func TestF26PoisonedApplication(t *testing.T) {
 	g := NewWithT(t)
-	poisoned, many := namespace(t), 20
+	poisoned, many := namespace(t), 10
 	if *full {
 		many = 100
 	}

@@ -87,7 +87,10 @@ var older = []struct {
 // TestF24OtherReleasesOutput starts the operator on policies that another release wrote.
 func TestF24OtherReleasesOutput(t *testing.T) {
 	makeHome(t)
-	for _, row := range older {
+	for i, row := range older {
+		if !*full && i%2 == 1 {
+			continue
+		}
 		t.Run(row.name, func(t *testing.T) {
 			g := NewWithT(t)
 			o := startOperator(t, kubeconfig)
