@@ -56,7 +56,7 @@ func outcomeOf(app *v1alpha1.AppIsolation, said, policy string, problems int) ou
 	for i := range problems {
 		o.problems = append(o.problems, isolation.Problem{
 			Condition: conditions[i%len(conditions)], Reason: v1alpha1.ReasonForeignPolicy, Message: said,
-			Direction: v1alpha1.DirectionEgress, Entry: v1alpha1.EntryName(string(rune('a'+i%26))), Closed: i%2 == 0,
+			Direction: v1alpha1.DirectionEgress, Entry: v1alpha1.EntryName(string(rune('a' + i%26))), Closed: i%2 == 0,
 		})
 	}
 	o.plan = isolation.NewPlan(app, o.model.NetworkPolicies(), []*networkingv1.NetworkPolicy{

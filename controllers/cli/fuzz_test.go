@@ -17,6 +17,31 @@ const maxPrinted = 64 << 20
 // panic, and what is meant for machines is YAML.
 func FuzzCommands(f *testing.F) {
 	f.Setenv("KUBECONFIG", "/nowhere")
+	for _, text := range fuzzSeeds(f) {
+		for command := range commandsOnInput {
+			f.Add(uint8(command), text) //nolint:gosec // there are few
+		}
+	}
+	f.Fuzz(func(t *testing.T, command uint8, text string) {
+		args := strings.Fields(commandsOnInput[int(command)%len(commandsOnInput)])
+		streams, in, out, errOut := genericiooptions.NewTestIOStreams()
+		in.WriteString(text)
+		root := New(streams)
+		root.SetArgs(args)
+		err := root.Execute()
+		switch {
+		case out.Len()+errOut.Len() > maxPrinted:
+			t.Fatalf("%v prints %d bytes", args, out.Len()+errOut.Len())
+		case err != nil && strings.TrimSpace(err.Error()) == "":
+			t.Fatalf("%v fails without a word", args)
+		case err == nil && (args[0] == "render" || args[0] == "import"):
+			checkYAML(t, out.String())
+		}
+	})
+}
+
+func fuzzSeeds(f *testing.F) (texts []string) {
+	f.Helper()
 	for _, pattern := range []string{goldens + "/*/in.yaml", "testdata/*/*.yaml", "testdata/*/*/in.*", "../../config/samples/*.yaml"} {
 		inputs, err := filepath.Glob(pattern)
 		if err != nil || len(inputs) == 0 {
@@ -27,33 +52,20 @@ func FuzzCommands(f *testing.F) {
 			if err != nil {
 				f.Fatal(err)
 			}
-			for command := range commandsOnInput {
-				f.Add(uint8(command), string(text)) //nolint:gosec // there are few
-			}
+			texts = append(texts, string(text))
 		}
 	}
-	f.Fuzz(func(t *testing.T, command uint8, text string) {
-		args := strings.Fields(commandsOnInput[int(command)%len(commandsOnInput)])
-		streams, in, out, errOut := genericiooptions.NewTestIOStreams()
-		in.WriteString(text)
-		root := New(streams)
-		root.SetArgs(args)
-		err := root.Execute()
-		if out.Len()+errOut.Len() > maxPrinted {
-			t.Fatalf("%v prints %d bytes", args, out.Len()+errOut.Len())
+	return texts
+}
+
+func checkYAML(t *testing.T, text string) {
+	t.Helper()
+	for _, document := range strings.Split(text, "\n---\n") {
+		var object any
+		if err := yaml.Unmarshal([]byte(document), &object); err != nil {
+			t.Fatalf("no YAML: %v\n%s", err, document)
 		}
-		if err != nil && strings.TrimSpace(err.Error()) == "" {
-			t.Fatalf("%v fails without a word", args)
-		}
-		if err == nil && (args[0] == "render" || args[0] == "import") {
-			var object any
-			for _, document := range strings.Split(out.String(), "\n---\n") {
-				if err := yaml.Unmarshal([]byte(document), &object); err != nil {
-					t.Fatalf("%v prints what is no YAML: %v\n%s", args, err, document)
-				}
-			}
-		}
-	})
+	}
 }
 
 var commandsOnInput = []string{

@@ -121,7 +121,9 @@ func (m Model) rulePeers() rulePeers {
 	return ends
 }
 
-func withKey(peers []networkingv1.NetworkPolicyPeer) keyedPeers { return keyedPeers{peers, sortKey(peers)} }
+func withKey(peers []networkingv1.NetworkPolicyPeer) keyedPeers {
+	return keyedPeers{peers, sortKey(peers)}
+}
 
 // of are the peers of an end that is somebody; none are everything.
 func (r rulePeers) of(end End) (_ keyedPeers, somebody bool) {

@@ -8,7 +8,9 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	ctrlclient "sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 const (
@@ -57,61 +59,32 @@ func latency(ctx context.Context, w *world) ([]figure, error) {
 func (w *world) roundTrip(ctx context.Context, namespace string, i int) (float64, error) {
 	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("trip-%d", i), Labels: map[string]string{"trip": "yes"}}}
 	policy.Spec.PodSelector.MatchLabels = map[string]string{"nobody": "has-this"}
-	client := w.raw.NetworkingV1().NetworkPolicies(namespace)
+	policies := w.raw.NetworkingV1().NetworkPolicies(namespace)
 	start := time.Now()
-	_, err := client.Create(ctx, policy, metav1.CreateOptions{})
+	_, err := policies.Create(ctx, policy, metav1.CreateOptions{})
 	took := time.Since(start).Seconds()
 	if err != nil {
 		return 0, err
 	}
-	return took, client.Delete(ctx, policy.Name, metav1.DeleteOptions{})
+	return took, policies.Delete(ctx, policy.Name, metav1.DeleteOptions{})
 }
 
 // applyAndTamper creates an application, then opens one of its policies by hand, and takes both times. The application
 // is deleted afterwards, and nothing of it left.
 func (w *world) applyAndTamper(ctx context.Context, namespace, name string) (created, undone float64, err error) {
-	client := w.raw.NetworkingV1().NetworkPolicies(namespace)
-	seen, err := client.Watch(ctx, metav1.ListOptions{LabelSelector: "!trip"})
+	seen, err := w.raw.NetworkingV1().NetworkPolicies(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "!trip"})
 	if err != nil {
 		return 0, 0, err
 	}
 	defer seen.Stop()
 	app := newApplication(namespace, name, eightEach)
-	policies := map[string]*networkingv1.NetworkPolicy{}
-	start := time.Now()
-	if err := w.crs.Create(ctx, app); err != nil {
-		return 0, 0, err
-	}
-	if err := follow(seen, func(e watch.EventType, p *networkingv1.NetworkPolicy) bool {
-		if e == watch.Added && metav1.IsControlledBy(p, app) {
-			policies[p.Name] = p
-		}
-		return len(policies) == eightEach
-	}); err != nil {
-		return 0, 0, err
-	}
-	created = time.Since(start).Seconds()
-	if err := until(ctx, func() (bool, error) { // the operator has nothing left to do
-		err := w.crs.Get(ctx, ctrlclient.ObjectKeyFromObject(app), app)
-		return app.Status.ObservedGeneration > 0, err
-	}); err != nil {
-		return 0, 0, err
-	}
-
-	victim := policies[name+"-tier-0"]
-	good := len(victim.Spec.Ingress)
-	victim.Spec.Ingress = append(victim.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{})
-	edited, err := client.Update(ctx, victim, metav1.UpdateOptions{})
+	policies, created, err := w.apply(ctx, app, seen)
 	if err != nil {
 		return 0, 0, err
 	}
-	start = time.Now()
-	if err := follow(seen, func(_ watch.EventType, p *networkingv1.NetworkPolicy) bool {
-		return p.Name == victim.Name && p.Generation > edited.Generation && len(p.Spec.Ingress) == good
-	}); err != nil {
+	if undone, err = w.tamper(ctx, policies[name+"-tier-0"], seen); err != nil {
 		return 0, 0, err
 	}
-	undone = time.Since(start).Seconds()
 	if err := w.crs.Delete(ctx, app); err != nil {
 		return 0, 0, err
 	}
@@ -121,6 +94,43 @@ func (w *world) applyAndTamper(ctx context.Context, namespace, name string) (cre
 		}
 		return len(policies) == 0
 	})
+}
+
+// apply takes the time until all policies of an application are seen, and waits until the operator has nothing left to do.
+func (w *world) apply(ctx context.Context, app *v1alpha1.AppIsolation, seen watch.Interface) (map[string]*networkingv1.NetworkPolicy, float64, error) {
+	policies := map[string]*networkingv1.NetworkPolicy{}
+	start := time.Now()
+	if err := w.crs.Create(ctx, app); err != nil {
+		return nil, 0, err
+	}
+	if err := follow(seen, func(e watch.EventType, p *networkingv1.NetworkPolicy) bool {
+		if e == watch.Added && metav1.IsControlledBy(p, app) {
+			policies[p.Name] = p
+		}
+		return len(policies) == eightEach
+	}); err != nil {
+		return nil, 0, err
+	}
+	took := time.Since(start).Seconds()
+	return policies, took, until(ctx, func() (bool, error) {
+		err := w.crs.Get(ctx, client.ObjectKeyFromObject(app), app)
+		return app.Status.ObservedGeneration > 0, err
+	})
+}
+
+// tamper takes the time from somebody's edit to the moment when it is seen undone.
+func (w *world) tamper(ctx context.Context, victim *networkingv1.NetworkPolicy, seen watch.Interface) (float64, error) {
+	good := len(victim.Spec.Ingress)
+	victim.Spec.Ingress = append(victim.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{})
+	edited, err := w.raw.NetworkingV1().NetworkPolicies(victim.Namespace).Update(ctx, victim, metav1.UpdateOptions{})
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	err = follow(seen, func(_ watch.EventType, p *networkingv1.NetworkPolicy) bool {
+		return p.Name == victim.Name && p.Generation > edited.Generation && len(p.Spec.Ingress) == good
+	})
+	return time.Since(start).Seconds(), err
 }
 
 // follow reads what is seen until it is enough.

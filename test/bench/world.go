@@ -201,12 +201,6 @@ func sum(family *dto.MetricFamily) float64 {
 	return total
 }
 
-// reconciles is how often the operator has looked at an application.
-func (o *operator) reconciles() (float64, error) {
-	families, err := o.gauges()
-	return sum(families["controller_runtime_reconcile_total"]), err
-}
-
 // quiet is longer than a look is put off where ten applications share a namespace.
 const quiet = 3 * time.Second
 

@@ -103,7 +103,9 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 			Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: "developer"}},
 		}
 		create(binding)
-		Eventually(func() error { return as("developer").Create(ctx, application(namespace, "fresh", twoTiers), client.DryRunAll) }).Should(Succeed())
+		Eventually(func() error {
+			return as("developer").Create(ctx, application(namespace, "fresh", twoTiers), client.DryRunAll)
+		}).Should(Succeed())
 	})
 })
 
