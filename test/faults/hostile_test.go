@@ -94,6 +94,9 @@ func TestF21HostileApplications(t *testing.T) {
 	}
 	t.Run("others beside it", func(t *testing.T) {
 		long(t, 20*time.Second)
+		if *race {
+			t.Skip("SKIPPED: a bound on time means nothing to the race detector")
+		}
 		without := latencies(t, 10)
 		for i := range 10 {
 			large := application(t, namespace(t), fmt.Sprint("large-", i), twoTiers)
