@@ -50,7 +50,7 @@ var (
 const (
 	auditLog = "audit.log"
 	// soon is how long what should be at once may take on a machine that others use too.
-	soon = 20 * time.Second
+	soon = 40 * time.Second
 )
 
 func TestMain(m *testing.M) {
