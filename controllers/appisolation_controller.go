@@ -67,7 +67,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if done.outdated && done.err == nil {
 		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
 	}
-	return ctrl.Result{RequeueAfter: done.wait}, errors.Join(done.err, r.report(ctx, &app, done))
+	if err := errors.Join(done.err, r.report(ctx, &app, done)); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: done.wait}, nil
 }
 
 // outcome is what came of a reconcile; the conditions are made of it.
@@ -158,7 +161,7 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	if o.drift = r.settle(app, desired, *o); o.drift {
 		r.contests.undone(o.written, time.Now())
 	}
-	o.contended, o.wait = r.contests.on(desired, time.Now())
+	o.contended, o.wait = r.contests.on(app.UID, desired, time.Now())
 }
 
 // existing are the policies that the application owns and those that have a name it wants.

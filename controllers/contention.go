@@ -31,7 +31,23 @@ const (
 // first changes, nor other policies, nor a new declaration.
 type contests struct {
 	mutex    sync.Mutex
-	policies map[types.NamespacedName]*contest
+	policies map[contested]*contest
+}
+
+// contested is a policy of one application. A new application of the same name inherits no contest: its predecessor's
+// policies went with it.
+type contested struct {
+	types.NamespacedName
+	app string
+}
+
+func contestedBy(policy *networkingv1.NetworkPolicy, app string) contested {
+	return contested{client.ObjectKeyFromObject(policy), app}
+}
+
+// keyOf is that of a policy as it is written.
+func keyOf(policy *networkingv1.NetworkPolicy) contested {
+	return contestedBy(policy, policy.Labels[isolation.LabelUID])
 }
 
 // contest is about one policy.
@@ -52,7 +68,7 @@ func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 	var steps [][]isolation.Change
 	for _, step := range plan.Steps {
 		due := slices.DeleteFunc(slices.Clone(step), func(change isolation.Change) bool {
-			contest := c.policies[client.ObjectKeyFromObject(change.Policy)]
+			contest := c.policies[keyOf(change.Policy)]
 			return contest != nil && contest.isOn(now) && now.Before(contest.next)
 		})
 		steps = append(steps, due)
@@ -70,7 +86,7 @@ func (c *contests) identify(plan isolation.Plan, who func(*networkingv1.NetworkP
 		if contest := c.of(change.Policy); contest.undos == undosAtOnce {
 			by := who(change.Policy)
 			c.mutex.Lock()
-			if contest := c.policies[client.ObjectKeyFromObject(change.Policy)]; contest != nil {
+			if contest := c.policies[keyOf(change.Policy)]; contest != nil {
 				contest.by = by
 			}
 			c.mutex.Unlock()
@@ -82,7 +98,7 @@ func (c *contests) identify(plan isolation.Plan, who func(*networkingv1.NetworkP
 func (c *contests) of(policy *networkingv1.NetworkPolicy) contest {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	if found := c.policies[client.ObjectKeyFromObject(policy)]; found != nil {
+	if found := c.policies[keyOf(policy)]; found != nil {
 		return *found
 	}
 	return contest{}
@@ -92,14 +108,14 @@ func (c *contests) of(policy *networkingv1.NetworkPolicy) contest {
 func (c *contests) undone(written []isolation.Change, now time.Time) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	maps.DeleteFunc(c.policies, func(_ types.NamespacedName, contest *contest) bool { return now.Sub(contest.last) >= calm })
+	maps.DeleteFunc(c.policies, func(_ contested, contest *contest) bool { return now.Sub(contest.last) >= calm })
 	for _, change := range written {
 		if change.Operation == v1alpha1.OperationDelete {
 			continue
 		}
-		key := client.ObjectKeyFromObject(change.Policy)
+		key := keyOf(change.Policy)
 		if c.policies == nil {
-			c.policies = map[types.NamespacedName]*contest{}
+			c.policies = map[contested]*contest{}
 		}
 		if c.policies[key] == nil {
 			c.policies[key] = &contest{}
@@ -119,12 +135,12 @@ func pause(undos int) time.Duration {
 	return min(d, lastPause)
 }
 
-// on says which of these policies are contested, and after what time there is more to do for them.
-func (c *contests) on(policies []*networkingv1.NetworkPolicy, now time.Time) (found []string, wait time.Duration) {
+// on says which of an application's policies are contested, and after what time there is more to do for them.
+func (c *contests) on(app types.UID, policies []*networkingv1.NetworkPolicy, now time.Time) (found []string, wait time.Duration) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	for _, policy := range policies {
-		contest := c.policies[client.ObjectKeyFromObject(policy)]
+		contest := c.policies[contestedBy(policy, string(app))]
 		if contest == nil || !contest.isOn(now) {
 			continue
 		}

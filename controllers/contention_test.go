@@ -18,9 +18,13 @@ func TestContests(t *testing.T) {
 	policy := func(name string) *networkingv1.NetworkPolicy {
 		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
 	}
-	restore := func(name string) isolation.Change {
-		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: policy(name)}
+	const app = "uid"
+	restoreOf := func(app, name string) isolation.Change {
+		written := policy(name)
+		written.Labels = map[string]string{isolation.LabelUID: app}
+		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: written}
 	}
+	restore := func(name string) isolation.Change { return restoreOf(app, name) }
 	obsolete := isolation.Change{Operation: v1alpha1.OperationDelete, Policy: policy("shop-old")}
 	var c contests
 	now := time.Now()
@@ -35,12 +39,12 @@ func TestContests(t *testing.T) {
 
 	for range undosAtOnce {
 		g.Expect(step("shop-a")).To(BeTrue())
-		contended, wait := c.on(desired, now)
+		contended, wait := c.on(app, desired, now)
 		g.Expect(contended).To(BeEmpty())
 		g.Expect(wait).To(BeZero())
 	}
 	g.Expect(step("shop-a")).To(BeTrue())
-	contended, wait := c.on(desired, now)
+	contended, wait := c.on(app, desired, now)
 	g.Expect(contended).To(ConsistOf(`NetworkPolicy shop/shop-a is changed again and again by "kyverno" (its field manager)`))
 	g.Expect(wait).To(Equal(firstPause))
 
@@ -49,9 +53,15 @@ func TestContests(t *testing.T) {
 	both := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a"), restore("shop-b")}, {obsolete}}}
 	g.Expect(c.due(both, now).Changes()).To(ConsistOf(restore("shop-b")), "and what is to come after both waits")
 
+	successor := isolation.Plan{Steps: [][]isolation.Change{{restoreOf("successor", "shop-a")}}}
+	g.Expect(c.due(successor, now)).To(Equal(successor), "a new application of the name inherits no contest")
+	contended, wait = c.on("successor", desired, now)
+	g.Expect(contended).To(BeEmpty())
+	g.Expect(wait).To(BeZero())
+
 	var pauses []time.Duration
 	for range 7 {
-		_, wait := c.on(desired, now)
+		_, wait := c.on(app, desired, now)
 		pauses = append(pauses, wait)
 		now = now.Add(wait)
 		g.Expect(step("shop-a")).To(BeTrue())
@@ -59,10 +69,10 @@ func TestContests(t *testing.T) {
 	g.Expect(pauses).To(Equal([]time.Duration{1e9, 2e9, 4e9, 8e9, 16e9, 30e9, 30e9}))
 
 	now = now.Add(lastPause)
-	_, wait = c.on(desired, now)
+	_, wait = c.on(app, desired, now)
 	g.Expect(wait).To(Equal(calm-lastPause), "nothing is to undo, and it is not over yet")
 	now = now.Add(wait)
-	contended, _ = c.on(desired, now)
+	contended, _ = c.on(app, desired, now)
 	g.Expect(contended).To(BeEmpty(), "it was left alone")
 	g.Expect(step("shop-a")).To(BeTrue(), "and everything begins anew")
 	g.Expect(step("shop-a")).To(BeTrue())
