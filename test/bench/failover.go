@@ -13,7 +13,7 @@ import (
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
-const failovers = 10
+const failovers = 6
 
 // failover is how soon the other replica writes when the leader is stopped, and when it is killed.
 func failover(ctx context.Context, w *world) ([]figure, error) {
@@ -37,7 +37,7 @@ func failover(ctx context.Context, w *world) ([]figure, error) {
 	for _, ending := range endings {
 		var all []float64
 		for round := range failovers {
-			heir, err := w.startOperator(ctx, elect...)
+			heir, err := w.startStandby(ctx, elect...)
 			if err != nil {
 				return nil, err
 			}

@@ -136,7 +136,7 @@ func usualPod() (*corev1.Pod, error) {
 }
 
 // churnFor is how long applications and pods come and go.
-const churnFor = 10 * time.Minute
+const churnFor = 5 * time.Minute
 
 // churn is how the operator's memory grows while applications and their pods are made and deleted without end.
 func churn(ctx context.Context, w *world) ([]figure, error) {

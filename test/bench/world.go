@@ -169,6 +169,15 @@ type operator struct {
 
 // startOperator starts one and waits until it has nothing left to do.
 func (w *world) startOperator(ctx context.Context, args ...string) (*operator, error) {
+	o, err := w.startStandby(ctx, args...)
+	if err != nil {
+		return nil, err
+	}
+	return o, o.untilIdle(ctx)
+}
+
+// startStandby starts one and waits until it answers; what it has to do it may leave to another.
+func (w *world) startStandby(ctx context.Context, args ...string) (*operator, error) {
 	address, err := freeAddress()
 	if err != nil {
 		return nil, err
@@ -179,7 +188,10 @@ func (w *world) startOperator(ctx context.Context, args ...string) (*operator, e
 		return nil, err
 	}
 	o := &operator{Operator: process, metrics: "http://" + address + "/metrics"}
-	return o, o.untilIdle(ctx)
+	return o, until(ctx, func() (bool, error) {
+		_, err := o.gauges()
+		return err == nil, nil
+	})
 }
 
 // gauges are what the operator says of itself.
