@@ -132,19 +132,9 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
-// isSettled says whether what is desired was already in force.
-func (r *Reconciler) isSettled(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy) bool {
-	before, known := r.settled.Load(types.NamespacedName{Namespace: app.Namespace, Name: app.Name})
-	return known && before == digest(app, desired)
-}
-
-// settle remembers what is in force once everything is as desired, and says whether what was written to get there
-// restores what already was.
-func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o outcome) (drift bool) {
+// settle remembers what is in force once everything is as desired. Before is what was remembered, now what is desired.
+func (r *Reconciler) settle(app *v1alpha1.AppIsolation, before any, now [sha256.Size]byte, o outcome) {
 	key := types.NamespacedName{Namespace: app.Namespace, Name: app.Name}
-	now := digest(app, desired)
-	before, known := r.settled.Load(key)
-	drift = len(o.written) > 0 && known && before == now
 	switch {
 	case o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0:
 		r.settled.Store(key, now)
@@ -152,7 +142,6 @@ func (r *Reconciler) settle(app *v1alpha1.AppIsolation, desired []*networkingv1.
 	default:
 		r.settled.Delete(key)
 	}
-	return drift
 }
 
 func digest(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy) [sha256.Size]byte {
