@@ -15,8 +15,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -36,6 +38,8 @@ type Reconciler struct {
 	contests contests
 	// apiServer is where the API servers were when they were last seen.
 	apiServer lastKnown
+	// outdated says when to look again after a write that was refused as outdated.
+	outdated workqueue.TypedRateLimiter[reconcile.Request]
 	// enforcement is nil if it is not checked.
 	enforcement *enforcement
 }
@@ -55,6 +59,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var app v1alpha1.AppIsolation
 	if err := r.Get(ctx, req.NamespacedName, &app); apierrors.IsNotFound(err) {
 		r.settled.Delete(req.NamespacedName)
+		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read AppIsolation %s: %w", req, err)
@@ -66,8 +71,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	done.enforced = r.enforcement.condition(&app)
 	r.announceWrites(&app, done)
 	if done.outdated && done.err == nil {
-		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
+		return ctrl.Result{RequeueAfter: r.outdated.When(req)}, nil
 	}
+	r.outdated.Forget(req)
 	if err := errors.Join(done.err, r.report(ctx, &app, done)); err != nil {
 		return ctrl.Result{}, err
 	}

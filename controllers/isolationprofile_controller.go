@@ -13,6 +13,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -28,6 +29,9 @@ import (
 // ProfileReconciler keeps each IsolationProfile's baseline in the namespaces that name it, and its status true.
 type ProfileReconciler struct {
 	client.Client
+
+	// outdated says when to look again after a write that was refused as outdated.
+	outdated workqueue.TypedRateLimiter[reconcile.Request]
 }
 
 // +kubebuilder:rbac:groups=appisolation.io,resources=isolationprofiles/status,verbs=update
@@ -54,6 +58,7 @@ func (r *ProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var profile v1alpha1.IsolationProfile
 	if err := r.Get(ctx, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
+		r.outdated.Forget(req)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
@@ -63,8 +68,9 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	}
 	done := r.deny(ctx, &profile)
 	if done.outdated && done.err == nil {
-		return ctrl.Result{RequeueAfter: lastRetry}, nil // what made our view old wakes us, long before that
+		return ctrl.Result{RequeueAfter: r.outdated.When(req)}, nil
 	}
+	r.outdated.Forget(req)
 	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &profile, done))
 }
 

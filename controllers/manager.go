@@ -94,11 +94,14 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	reconciler := &Reconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name), enforcement: check}
+	reconciler := &Reconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name),
+		outdated: untilSeen(), enforcement: check,
+	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
-	profiles := &ProfileReconciler{Client: mgr.GetClient()}
+	profiles := &ProfileReconciler{Client: mgr.GetClient(), outdated: untilSeen()}
 	if err := profiles.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}

@@ -35,6 +35,9 @@ const (
 	ownerIndex = "owner"
 	// firstRetry and lastRetry bound the wait before a failed write is tried again.
 	firstRetry, lastRetry = 20 * time.Millisecond, 30 * time.Second
+	// firstLook is the wait before a reconcile whose view was outdated looks again, if nothing wakes it until then; each
+	// further one is twice as long, up to lastRetry.
+	firstLook = time.Second
 )
 
 // SetupWithManager registers the reconciler: its indexes, what wakes it, and its metrics.
@@ -82,6 +85,11 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 // retrying are the options of every controller.
 func retrying() controller.Options {
 	return controller.Options{RateLimiter: workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstRetry, lastRetry)}
+}
+
+// untilSeen says how long to wait with an outdated view. What made it old wakes us long before that, as a rule.
+func untilSeen() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](firstLook, lastRetry)
 }
 
 // The keys of referenceIndex. An application has one for everything whose change concerns it.

@@ -82,8 +82,10 @@ func TestF15NamespaceComesBack(t *testing.T) {
 	o := startOperator(t, kubeconfig)
 	app := current(t)
 	place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: app.Namespace}}
+	var there corev1.Namespace
+	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(place), &there)).To(Succeed())
 	since := audit.now(t)
-	remove(t, place.DeepCopy())
+	remove(t, &there)
 	g.Expect(len(audit.writes(t, since))).To(BeNumerically("<=", 6), "nobody writes against the deletion for long")
 	create(t, place)
 	again := application(t, place.Name, "shop", twoTiers)

@@ -147,15 +147,16 @@ func create(t *testing.T, objects ...client.Object) {
 	}
 }
 
-// remove deletes objects and waits until they are gone.
+// remove deletes objects and waits until they are gone; others may have their names by then.
 func remove(t *testing.T, objects ...client.Object) {
 	t.Helper()
 	for _, object := range objects {
 		NewWithT(t).Expect(client.IgnoreNotFound(k8s.Delete(t.Context(), object))).To(Succeed())
 		eventually(t, time.Minute, func(g Gomega) {
-			err := k8s.Get(t.Context(), client.ObjectKeyFromObject(object), object.DeepCopyObject().(client.Object))
+			found := object.DeepCopyObject().(client.Object)
+			err := k8s.Get(t.Context(), client.ObjectKeyFromObject(object), found)
 			g.Expect(client.IgnoreNotFound(err)).To(Succeed())
-			g.Expect(err).To(HaveOccurred(), "%s is still there", object.GetName())
+			g.Expect(err != nil || found.GetUID() != object.GetUID()).To(BeTrue(), "%s is still there", object.GetName())
 		})
 	}
 }
