@@ -21,9 +21,9 @@ func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
 		outOf[edge.From.Tier] = append(outOf[edge.From.Tier], edge)
 	}
 	var policies []*networkingv1.NetworkPolicy
-	ends := m.rulePeers()
+	parts := m.ruleParts()
 	for _, tier := range m.Tiers {
-		policies = append(policies, m.tierPolicy(tier, ends, into[tier.Name], outOf[tier.Name]))
+		policies = append(policies, m.tierPolicy(tier, parts, into[tier.Name], outOf[tier.Name]))
 	}
 	if m.DenyRest {
 		policies = append(policies, m.policy(DefaultDeny, metav1.LabelSelector{}))
@@ -32,15 +32,15 @@ func (m Model) NetworkPolicies() []*networkingv1.NetworkPolicy {
 }
 
 // tierPolicy is the policy of a tier, with the edges that lead into it and out of it.
-func (m Model) tierPolicy(tier Tier, ends rulePeers, into, outOf []Edge) *networkingv1.NetworkPolicy {
+func (m Model) tierPolicy(tier Tier, parts ruleParts, into, outOf []Edge) *networkingv1.NetworkPolicy {
 	policy := m.policy(tier.Name, tier.Selector)
 	policy.Labels[LabelTier] = tier.Name
 
 	from, to := func(e Edge) End { return e.From }, func(e Edge) End { return e.To }
-	in, ingressLines := gather(into, ends, from, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyIngressRule {
+	in, ingressLines := gather(into, parts, from, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyIngressRule {
 		return networkingv1.NetworkPolicyIngressRule{From: peers, Ports: ports}
 	})
-	out, egressLines := gather(outOf, ends, to, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyEgressRule {
+	out, egressLines := gather(outOf, parts, to, func(peers []networkingv1.NetworkPolicyPeer, ports []networkingv1.NetworkPolicyPort) networkingv1.NetworkPolicyEgressRule {
 		return networkingv1.NetworkPolicyEgressRule{To: peers, Ports: ports}
 	})
 	policy.Spec.Ingress, policy.Spec.Egress = in, out
@@ -65,70 +65,75 @@ func (m Model) policy(tier string, selector metav1.LabelSelector) *networkingv1.
 
 // gather makes a rule of every edge that has one, each once, in the order of the lines that they come from.
 func gather[R any](
-	edges []Edge, ends rulePeers, other func(Edge) End, rule func([]networkingv1.NetworkPolicyPeer, []networkingv1.NetworkPolicyPort) R,
+	edges []Edge, parts ruleParts, other func(Edge) End, rule func([]networkingv1.NetworkPolicyPeer, []networkingv1.NetworkPolicyPort) R,
 ) (rules []R, lines []string) {
+	type key struct{ ports, peers string }
 	type group struct {
+		key
 		rule  R
 		lines []string
 	}
-	groups := map[string]*group{}
+	var groups []*group
+	found := map[key]*group{}
 	for _, edge := range edges {
 		// Nil means everything to a rule, so an edge to nobody, or on no port, has no rule at all.
-		peers, somebody := ends.of(other(edge))
+		peers, somebody := parts.peersOf(other(edge))
 		if !somebody || len(edge.Ports) == 0 && !edge.To.Everything {
 			continue
 		}
-		ports := rulePorts(edge.Ports)
-		key := sortKey(ports) + peers.key
-		if groups[key] == nil {
-			groups[key] = &group{rule: rule(peers.peers, ports)}
+		ports := parts.portsOf(edge)
+		k := key{ports.key, peers.key}
+		if found[k] == nil {
+			found[k] = &group{key: k, rule: rule(peers.list, ports.list)}
+			groups = append(groups, found[k])
 		}
-		groups[key].lines = append(groups[key].lines, edge.Line)
+		found[k].lines = append(found[k].lines, edge.Line)
 	}
-	keys := make([]string, 0, len(groups))
-	for key, g := range groups {
+	for _, g := range groups {
 		g.lines = slices.Compact(g.lines) // the edges are sorted by line
-		keys = append(keys, key)
 	}
-	slices.SortFunc(keys, func(a, b string) int {
-		return cmp.Or(slices.Compare(groups[a].lines, groups[b].lines), cmp.Compare(a, b))
+	slices.SortFunc(groups, func(a, b *group) int {
+		return cmp.Or(slices.Compare(a.lines, b.lines), cmp.Compare(a.ports, b.ports), cmp.Compare(a.peers, b.peers))
 	})
-	for _, key := range keys {
-		rules = append(rules, groups[key].rule)
-		lines = append(lines, strings.Join(groups[key].lines, ", "))
+	for _, g := range groups {
+		rules = append(rules, g.rule)
+		lines = append(lines, strings.Join(g.lines, ", "))
 	}
 	return rules, lines
 }
 
-// rulePeers are ends as rules have them. Those outside are made once, however many tiers have them in common: they are
-// most of what a large declaration is.
-type rulePeers struct {
-	tiers   map[string]keyedPeers
-	outside map[*Peer]keyedPeers
+// ruleParts are the peers and the ports of rules. Those that several tiers have in common are made once: they are most of
+// what a large declaration is.
+type ruleParts struct {
+	tiers   map[string]keyed[networkingv1.NetworkPolicyPeer]
+	outside map[*Peer]keyed[networkingv1.NetworkPolicyPeer]
+	ports   map[*Port]keyed[networkingv1.NetworkPolicyPort]
 }
 
-// keyedPeers are the peers of a rule, and the JSON that they are told apart by.
-type keyedPeers struct {
-	peers []networkingv1.NetworkPolicyPeer
-	key   string
+// keyed is a list of a rule, and the JSON that it is told apart by.
+type keyed[T any] struct {
+	list []T
+	key  string
 }
 
-func (m Model) rulePeers() rulePeers {
-	ends := rulePeers{tiers: map[string]keyedPeers{}, outside: map[*Peer]keyedPeers{}}
-	for i := range m.Tiers {
-		ends.tiers[m.Tiers[i].Name] = withKey([]networkingv1.NetworkPolicyPeer{{PodSelector: &m.Tiers[i].Selector}})
+func withKey[T any](list []T) keyed[T] { return keyed[T]{list, sortKey(list)} }
+
+func (m Model) ruleParts() ruleParts {
+	parts := ruleParts{
+		tiers:   map[string]keyed[networkingv1.NetworkPolicyPeer]{},
+		outside: map[*Peer]keyed[networkingv1.NetworkPolicyPeer]{},
+		ports:   map[*Port]keyed[networkingv1.NetworkPolicyPort]{},
 	}
-	return ends
+	for i := range m.Tiers {
+		parts.tiers[m.Tiers[i].Name] = withKey([]networkingv1.NetworkPolicyPeer{{PodSelector: &m.Tiers[i].Selector}})
+	}
+	return parts
 }
 
-func withKey(peers []networkingv1.NetworkPolicyPeer) keyedPeers {
-	return keyedPeers{peers, sortKey(peers)}
-}
-
-// of are the peers of an end that is somebody; none are everything.
-func (r rulePeers) of(end End) (_ keyedPeers, somebody bool) {
+// peersOf are the peers of an end that is somebody; none are everything.
+func (r ruleParts) peersOf(end End) (_ keyed[networkingv1.NetworkPolicyPeer], somebody bool) {
 	if end.Everything {
-		return keyedPeers{}, true
+		return keyed[networkingv1.NetworkPolicyPeer]{}, true
 	}
 	if len(end.Peers) == 0 {
 		tier, exists := r.tiers[end.Tier]
@@ -143,6 +148,18 @@ func (r rulePeers) of(end End) (_ keyedPeers, somebody bool) {
 		r.outside[first] = withKey(peers)
 	}
 	return r.outside[first], true
+}
+
+// portsOf are the ports of an edge; none are all.
+func (r ruleParts) portsOf(edge Edge) keyed[networkingv1.NetworkPolicyPort] {
+	if len(edge.Ports) == 0 {
+		return withKey[networkingv1.NetworkPolicyPort](nil)
+	}
+	first := &edge.Ports[0]
+	if _, known := r.ports[first]; !known {
+		r.ports[first] = withKey(rulePorts(edge.Ports))
+	}
+	return r.ports[first]
 }
 
 func rulePeer(peer Peer) networkingv1.NetworkPolicyPeer {
