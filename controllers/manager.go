@@ -48,6 +48,8 @@ const (
 	name = "appisolation"
 	// workers reconcile at the same time; a slow or failing application holds up none of the others.
 	workers = 8
+	// leaseRetry is how often a lease is renewed, and how soon a replica notices that it is free.
+	leaseRetry = time.Second
 	// reconcileTimeout ends a reconcile whose API server or watch hangs.
 	reconcileTimeout = time.Minute
 )
@@ -76,6 +78,7 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 		LeaderElectionID:              "appisolation.io",
 		LeaderElectionNamespace:       options.LeaderElectionNamespace,
 		LeaderElectionReleaseOnCancel: true,
+		RetryPeriod:                   new(leaseRetry),
 		Controller: config.Controller{
 			MaxConcurrentReconciles: workers,
 			ReconciliationTimeout:   reconcileTimeout,

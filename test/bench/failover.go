@@ -13,7 +13,7 @@ import (
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
-const failovers = 6
+const failovers = 20
 
 // failover is how soon the other replica writes when the leader is stopped, and when it is killed.
 func failover(ctx context.Context, w *world) ([]figure, error) {

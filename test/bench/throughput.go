@@ -140,11 +140,14 @@ func (w *world) roundByOperator(ctx context.Context, round, n int, idle time.Dur
 
 // law is how the time grows with the number of applications.
 func law(ctx context.Context, w *world) ([]figure, error) {
-	const steps, each = 4, 3
+	const steps, each, least = 5, 3, 250
+	if _, err := w.roundByOperator(ctx, 0, least, 0); err != nil { // the first finds the API server cold
+		return nil, err
+	}
 	var times []float64
 	measured := ""
 	for step := range steps {
-		n := 250 << step
+		n := least << step
 		var all []float64
 		for round := range each {
 			took, err := w.roundByOperator(ctx, 100*(step+1)+round, n, 0)
@@ -161,7 +164,7 @@ func law(ctx context.Context, w *world) ([]figure, error) {
 	for step := 1; step < steps; step++ {
 		worst = max(worst, times[step]/times[step-1])
 	}
-	return []figure{{"law", "time(2N) ÷ time(N), the worst of N = 250 … 1,000", fmt.Sprintf("%.2f (%s)", worst, measured[:len(measured)-2]), "≤ 2.1"}}, nil
+	return []figure{{"law", "time(2N) ÷ time(N), the worst of N = 250 … 2,000", fmt.Sprintf("%.2f (%s)", worst, measured[:len(measured)-2]), "≤ 2.1"}}, nil
 }
 
 // median of at least one value.
