@@ -140,9 +140,6 @@ func (o *Operator) Signal(signal syscall.Signal) error {
 	return nil
 }
 
-// Pid is the number of its process.
-func (o *Operator) Pid() int { return o.command.Process.Pid }
-
 // Kill ends the operator as a crash would. It may have ended already.
 func (o *Operator) Kill() error {
 	if err := o.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {

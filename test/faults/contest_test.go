@@ -105,7 +105,7 @@ func TestF10TugOfWar(t *testing.T) {
 	app := application(t, namespace(t), "shop", twoTiers)
 	create(t, app)
 	becomesCurrent(t, app)
-	since, began, cpu := audit.now(t), time.Now(), cpuTime(t, o.Pid())
+	since, began, cpu := audit.now(t), time.Now(), cpuTime(t, o.PID())
 	stop := contend(t, client.ObjectKey{Namespace: app.Namespace, Name: "shop-a"}, 20, func(i int) string {
 		elsewhere := `{"op": "replace", "path": "/spec/podSelector", "value": {"matchLabels": {"tier": "else"}}}`
 		return strings.TrimSuffix(opened(i), "]") + ", " + elsewhere + "]"
@@ -119,7 +119,7 @@ func TestF10TugOfWar(t *testing.T) {
 		lasts = time.Minute
 	}
 	<-time.After(lasts)
-	elapsed, used := time.Since(began), cpuTime(t, o.Pid())-cpu
+	elapsed, used := time.Since(began), cpuTime(t, o.PID())-cpu
 	writes := audit.writes(t, since)
 	g.Expect(writes).NotTo(ContainElement(HaveField("Verb", "create")), "there is no copy of what somebody else makes of a policy")
 

@@ -150,7 +150,7 @@ func TestF27Soak(t *testing.T) {
 		eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, place)).To(BeEmpty()) })
 		rounds++
 		minutes = append(minutes, time.Since(began).Minutes())
-		resident = append(resident, residentMiB(t, o.Pid()))
+		resident = append(resident, residentMiB(t, o.PID()))
 		goroutines = append(goroutines, o.gauge(g, "go_goroutines"))
 	}
 	half := len(minutes) / 2 // the first half fills caches and pools
