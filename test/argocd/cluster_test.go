@@ -74,7 +74,7 @@ func run(m *testing.M) (code int, err error) {
 	return m.Run(), nil
 }
 
-func (c cluster) startOperator(t *testing.T) *controlplane.Operator {
+func (c cluster) startOperator(t *testing.T) *controlplane.Child {
 	t.Helper()
 	operator, err := controlplane.StartOperator([]string{c.binary}, c.kubeconfig, t.Output())
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())

@@ -23,10 +23,10 @@ func failover(ctx context.Context, w *world) ([]figure, error) {
 	}
 	endings := []struct {
 		how, goal string
-		end       func(*controlplane.Operator) error
+		end       func(*controlplane.Child) error
 	}{
-		{"stopped gently", "≤ 2 s", (*controlplane.Operator).Stop},
-		{"killed", "≤ 15 s + 2 s", (*controlplane.Operator).Kill},
+		{"stopped gently", "≤ 2 s", (*controlplane.Child).Stop},
+		{"killed", "≤ 15 s + 2 s", (*controlplane.Child).Kill},
 	}
 	elect := []string{"--leader-elect", "--leader-election-namespace=appisolation-system"}
 	leader, err := w.startOperator(ctx, elect...)
@@ -41,7 +41,7 @@ func failover(ctx context.Context, w *world) ([]figure, error) {
 			if err != nil {
 				return nil, err
 			}
-			took, err := w.firstWrite(ctx, names[0], fmt.Sprintf("shop-%d", round), func() error { return ending.end(leader.Operator) })
+			took, err := w.firstWrite(ctx, names[0], fmt.Sprintf("shop-%d", round), func() error { return ending.end(leader.Child) })
 			if err != nil {
 				return nil, err
 			}

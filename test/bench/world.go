@@ -163,7 +163,7 @@ func cpuOf(pid int) time.Duration {
 
 // operator is one that runs.
 type operator struct {
-	*controlplane.Operator
+	*controlplane.Child
 	metrics string
 }
 
@@ -187,7 +187,7 @@ func (w *world) startStandby(ctx context.Context, args ...string) (*operator, er
 	if err != nil {
 		return nil, err
 	}
-	o := &operator{Operator: process, metrics: "http://" + address + "/metrics"}
+	o := &operator{Child: process, metrics: "http://" + address + "/metrics"}
 	return o, until(ctx, func() (bool, error) {
 		_, err := o.gauges()
 		return err == nil, nil

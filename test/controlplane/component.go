@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -80,25 +79,11 @@ func (cp *ControlPlane) start(component string, args []string) error {
 	defer log.Close()
 	command := exec.Command(filepath.Join(cp.Dir, component+".sh"), args...) //nolint:gosec // it is ours
 	command.Stdout, command.Stderr = log, log
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	started, ended := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // it is this thread that the process dies with, so it has to last
-		defer runtime.UnlockOSThread()
-		defer close(ended)
-		err := command.Start()
-		started <- err
-		if err == nil {
-			_ = command.Wait() // always an error, as it is only ever killed
-		}
-	}()
-	if err := <-started; err != nil {
-		return fmt.Errorf("start %s again: %w", component, err)
+	child, err := StartChild(command)
+	if err != nil {
+		return err
 	}
-	cp.restarted = append(cp.restarted, func() {
-		_ = command.Process.Kill() // it may have ended
-		<-ended
-	})
+	cp.restarted = append(cp.restarted, child)
 	return nil
 }
 

@@ -52,8 +52,8 @@ type ControlPlane struct {
 	plane             envtest.ControlPlane
 	controllerManager *controllerManager
 	janitor           *janitor
-	// restarted end the processes that were started again.
-	restarted []func()
+	// restarted are the processes that were started again.
+	restarted []*Child
 }
 
 // Start returns once all three processes work. Whoever calls it must call Stop; if this process ends without, the
@@ -98,12 +98,12 @@ func (cp *ControlPlane) Stop() error {
 		cp.controllerManager.stop()
 	}
 	_ = cp.plane.Stop() // an error each time: that it had to kill
-	for _, kill := range cp.restarted {
-		kill()
-	}
 	var err error
+	for _, child := range cp.restarted {
+		err = errors.Join(err, child.Kill())
+	}
 	if cp.janitor != nil {
-		err = cp.janitor.stop()
+		err = errors.Join(err, cp.janitor.stop())
 	}
 	return errors.Join(err, os.RemoveAll(cp.Dir))
 }

@@ -9,10 +9,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"syscall"
-	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/yaml"
@@ -21,9 +19,6 @@ import (
 
 // installed is what an administrator applies before the operator runs, beside the CRD.
 var installed = []string{"config/manager/namespace.yaml", "config/rbac/role.yaml", "config/rbac/bindings.yaml", "config/rbac/roles.yaml"}
-
-// patience is how long a process may take to end when asked.
-const patience = 20 * time.Second
 
 // InstallOperator gives the operator its namespace and its rights, and returns the kubeconfig of its service account.
 func (cp *ControlPlane) InstallOperator(ctx context.Context) (kubeconfig string, err error) {
@@ -80,71 +75,12 @@ func BuildOperator(ctx context.Context, dir string, flags ...string) (binary str
 	return binary, nil
 }
 
-// Operator is one running process of it.
-type Operator struct {
-	// Exited is closed when the process has ended.
-	Exited <-chan struct{}
-
-	command *exec.Cmd
-	err     error
-}
-
 // StartOperator starts the operator, with metrics, probes and the check of enforcement off unless the arguments say
-// otherwise; metrics are in the clear then. The command is its binary, with what is to execute it, such as env, before it. It dies with this process.
-func StartOperator(command []string, kubeconfig string, log io.Writer, args ...string) (*Operator, error) {
-	exited := make(chan struct{})
-	o := &Operator{Exited: exited}
-	o.command = exec.Command(command[0], slices.Concat(command[1:], []string{
+// otherwise; metrics are in the clear then. The command is its binary, with what is to execute it, such as env, before it.
+func StartOperator(command []string, kubeconfig string, log io.Writer, args ...string) (*Child, error) {
+	process := exec.Command(command[0], slices.Concat(command[1:], []string{
 		"manager", "--metrics-bind-address=0", "--metrics-secure=false", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
 	}, args)...)
-	o.command.Stderr = log
-	o.command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // it is this thread that the operator dies with, so it has to last
-		defer runtime.UnlockOSThread()
-		defer close(exited)
-		err := o.command.Start()
-		started <- err
-		if err == nil {
-			o.err = o.command.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, fmt.Errorf("start the operator: %w", err)
-	}
-	return o, nil
-}
-
-// PID is the operator's process number.
-func (o *Operator) PID() int { return o.command.Process.Pid }
-
-// Stop ends the operator as a cluster would: it has to go by itself.
-func (o *Operator) Stop() error {
-	if err := o.command.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("ask the operator to end: %w", err)
-	}
-	select {
-	case <-o.Exited:
-		return o.err
-	case <-time.After(patience):
-		return errors.Join(fmt.Errorf("the operator did not end within %s", patience), o.Kill())
-	}
-}
-
-// Signal sends a signal to the operator: SIGSTOP and SIGCONT, say.
-func (o *Operator) Signal(signal syscall.Signal) error {
-	if err := o.command.Process.Signal(signal); err != nil {
-		return fmt.Errorf("send %s to the operator: %w", signal, err)
-	}
-	return nil
-}
-
-// Kill ends the operator as a crash would. It may have ended already.
-func (o *Operator) Kill() error {
-	if err := o.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("kill the operator: %w", err)
-	}
-	<-o.Exited
-	return nil
+	process.Stderr = log
+	return StartChild(process)
 }

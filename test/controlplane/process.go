@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
+	"time"
 )
 
 // launcher runs a binary so that the kernel kills it when the process that started it dies, however it dies. envtest
@@ -78,4 +80,70 @@ func startJanitor(dir string) (*janitor, error) {
 
 func (j *janitor) stop() error {
 	return errors.Join(j.open.Close(), j.command.Wait())
+}
+
+// patience is how long a process may take to end when asked.
+const patience = 20 * time.Second
+
+// Child is a process that the kernel kills when this one dies, however it dies.
+type Child struct {
+	// Exited is closed when the process has ended.
+	Exited <-chan struct{}
+
+	command *exec.Cmd
+	err     error
+}
+
+// StartChild starts a command, out of reach of the terminal's Ctrl-C.
+func StartChild(command *exec.Cmd) (*Child, error) {
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started, exited := make(chan error), make(chan struct{})
+	c := &Child{Exited: exited, command: command}
+	go func() {
+		runtime.LockOSThread() // it is this thread that the process dies with, so it has to last
+		defer runtime.UnlockOSThread()
+		defer close(exited)
+		err := command.Start()
+		started <- err
+		if err == nil {
+			c.err = command.Wait()
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", command, err)
+	}
+	return c, nil
+}
+
+// PID is the process number.
+func (c *Child) PID() int { return c.command.Process.Pid }
+
+// Signal sends a signal: SIGSTOP and SIGCONT, say.
+func (c *Child) Signal(signal syscall.Signal) error {
+	if err := c.command.Process.Signal(signal); err != nil {
+		return fmt.Errorf("send %s to %s: %w", signal, c.command, err)
+	}
+	return nil
+}
+
+// Stop ends the process as a cluster would: it has to go by itself.
+func (c *Child) Stop() error {
+	if err := c.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	select {
+	case <-c.Exited:
+		return c.err
+	case <-time.After(patience):
+		return errors.Join(fmt.Errorf("%s did not end within %s", c.command, patience), c.Kill())
+	}
+}
+
+// Kill ends the process as a crash would. It may have ended already.
+func (c *Child) Kill() error {
+	if err := c.command.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("kill %s: %w", c.command, err)
+	}
+	<-c.Exited
+	return nil
 }

@@ -20,7 +20,7 @@ import (
 
 // operator is one running process of it.
 type operator struct {
-	*controlplane.Operator
+	*controlplane.Child
 	log     string
 	metrics string
 }
@@ -33,7 +33,7 @@ func startOperator(t *testing.T, kubeconfig string, args ...string) operator {
 	g.Expect(err).NotTo(HaveOccurred())
 	defer log.Close()
 	o := operator{log: log.Name(), metrics: freeAddress(t)}
-	o.Operator, err = controlplane.StartOperator([]string{binary}, kubeconfig, log, append([]string{"--metrics-bind-address=" + o.metrics}, args...)...)
+	o.Child, err = controlplane.StartOperator([]string{binary}, kubeconfig, log, append([]string{"--metrics-bind-address=" + o.metrics}, args...)...)
 	g.Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() {
 		g.Expect(o.Kill()).To(Succeed())

@@ -72,7 +72,7 @@ func startCluster(cleanup func(func())) {
 }
 
 // operator is one running process of it.
-type operator struct{ *controlplane.Operator }
+type operator struct{ *controlplane.Child }
 
 // startOperator starts the operator with its own service account's rights, and no leader election unless asked for. A
 // kubeconfig other than its own is one for a proxy in front of the API server.

@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"syscall"
 	"testing"
 	"time"
 
@@ -93,22 +91,10 @@ func (c cluster) start(t *testing.T, binary string, args ...string) {
 	command.Env = append(os.Environ(), "KUBECONFIG="+c.plane.Kubeconfig)
 	command.Dir = c.plane.Dir
 	command.Stdout, command.Stderr = log, log
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started, exited := make(chan error), make(chan struct{})
-	go func() {
-		runtime.LockOSThread() // it is this thread that the process dies with, so it has to last
-		defer runtime.UnlockOSThread()
-		defer close(exited)
-		err := command.Start()
-		started <- err
-		if err == nil {
-			_ = command.Wait() // always an error, as it is only ever killed
-		}
-	}()
-	g.Expect(<-started).To(Succeed())
+	child, err := controlplane.StartChild(command)
+	g.Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() {
-		_ = command.Process.Kill()
-		<-exited
+		g.Expect(child.Kill()).To(Succeed())
 		_ = log.Close()
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
@@ -184,7 +170,7 @@ func freePort(g Gomega) string {
 
 // operator is a process of it, and what it has to say.
 type operator struct {
-	*controlplane.Operator
+	*controlplane.Child
 	log *bytes.Buffer
 }
 

@@ -27,7 +27,7 @@ import (
 type cluster struct {
 	plane    *controlplane.ControlPlane
 	k8s      client.WithWatch
-	operator *controlplane.Operator
+	operator *controlplane.Child
 	log      *os.File
 }
 

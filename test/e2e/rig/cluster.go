@@ -32,7 +32,7 @@ type Cluster struct {
 
 	binary, kubeconfig string
 	log                io.Writer
-	operator           *controlplane.Operator
+	operator           *controlplane.Child
 }
 
 // StartCluster returns once the operator's process has been started. Its log goes to log.

@@ -17,7 +17,7 @@ import (
 
 // StartReplica starts the operator inside one of the scenario's pods: it has that pod's network, and knows of it what
 // its Deployment would tell it. The caller ends it.
-func (r *Run) StartReplica(ctx context.Context, namespace, pod string, args ...string) (*controlplane.Operator, error) {
+func (r *Run) StartReplica(ctx context.Context, namespace, pod string, args ...string) (*controlplane.Child, error) {
 	var object corev1.Pod
 	if err := r.Cluster.K8s.Get(ctx, types.NamespacedName{Namespace: namespace, Name: pod}, &object); err != nil {
 		return nil, err
