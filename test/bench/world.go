@@ -85,8 +85,12 @@ func (w *world) prepare(ctx context.Context) error {
 	if w.kubeconfig, err = w.InstallOperator(ctx); err != nil {
 		return err
 	}
-	if w.servers, err = children("kube-apiserver", "etcd"); err != nil {
-		return err
+	for _, component := range []string{controlplane.APIServer, controlplane.Etcd} {
+		pid, err := w.PID(component)
+		if err != nil {
+			return err
+		}
+		w.servers = append(w.servers, pid)
 	}
 	w.binary = filepath.Join(w.Dir, "manager")
 	build := exec.CommandContext(ctx, "go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", w.binary, ".")
@@ -99,37 +103,9 @@ func (w *world) prepare(ctx context.Context) error {
 
 func (w *world) stop() { _ = w.Stop() }
 
-// children are the process numbers of this process' children of these names, each of which must be there.
-func children(names ...string) ([]int, error) {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil, err
-	}
-	found := map[string]int{}
-	for _, path := range stats {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		name, fields := parseStat(string(text))
-		if fields[1] == strconv.Itoa(os.Getpid()) {
-			found[name], _ = strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		}
-	}
-	var pids []int
-	for _, name := range names {
-		if found[name] == 0 {
-			return nil, fmt.Errorf("there is no process %s", name)
-		}
-		pids = append(pids, found[name])
-	}
-	return pids, nil
-}
-
-// parseStat is a process' name, and what follows it, in /proc/PID/stat.
-func parseStat(stat string) (name string, fields []string) {
-	open, closed := strings.IndexByte(stat, '('), strings.LastIndexByte(stat, ')')
-	return stat[open+1 : closed], strings.Fields(stat[closed+1:])
+// parseStat is what follows a process' name in /proc/PID/stat.
+func parseStat(stat string) []string {
+	return strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
 }
 
 // tick is the unit of processor time in /proc, the same on every Linux.
@@ -155,7 +131,7 @@ func cpuOf(pid int) time.Duration {
 	if err != nil {
 		return 0
 	}
-	_, fields := parseStat(string(text))
+	fields := parseStat(string(text))
 	user, _ := strconv.Atoi(fields[11])
 	system, _ := strconv.Atoi(fields[12])
 	return time.Duration(user+system) * tick

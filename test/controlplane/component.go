@@ -25,7 +25,7 @@ const (
 
 // Signal sends a signal to etcd or the API server: SIGSTOP and SIGCONT, say.
 func (cp *ControlPlane) Signal(component string, signal syscall.Signal) error {
-	pid, err := cp.pid(component)
+	pid, err := cp.PID(component)
 	if err != nil {
 		return err
 	}
@@ -38,7 +38,7 @@ func (cp *ControlPlane) Signal(component string, signal syscall.Signal) error {
 // Kill ends etcd or the API server as a crash would. What it returns starts it again on the same data and port, and
 // returns when the API server is ready.
 func (cp *ControlPlane) Kill(component string) (restart func(context.Context) error, err error) {
-	pid, err := cp.pid(component)
+	pid, err := cp.PID(component)
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +58,8 @@ func (cp *ControlPlane) Kill(component string) (restart func(context.Context) er
 	}, nil
 }
 
-func (cp *ControlPlane) pid(component string) (int, error) {
+// PID is the process number of etcd or the API server.
+func (cp *ControlPlane) PID(component string) (int, error) {
 	text, err := os.ReadFile(filepath.Join(cp.Dir, component+".pid"))
 	if err != nil {
 		return 0, fmt.Errorf("find %s: %w", component, err)
