@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -15,9 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -154,7 +150,7 @@ func (w *world) startOperator(ctx context.Context, args ...string) (*operator, e
 
 // startStandby starts one and waits until it answers; what it has to do it may leave to another.
 func (w *world) startStandby(ctx context.Context, args ...string) (*operator, error) {
-	address, err := freeAddress()
+	address, err := controlplane.FreeAddress()
 	if err != nil {
 		return nil, err
 	}
@@ -165,28 +161,9 @@ func (w *world) startStandby(ctx context.Context, args ...string) (*operator, er
 	}
 	o := &operator{Child: process, metrics: "http://" + address + "/metrics"}
 	return o, until(ctx, func() (bool, error) {
-		_, err := o.gauges()
+		_, err := controlplane.Scrape(http.DefaultClient, o.metrics)
 		return err == nil, nil
 	})
-}
-
-// gauges are what the operator says of itself.
-func (o *operator) gauges() (map[string]*dto.MetricFamily, error) {
-	response, err := http.Get(o.metrics)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	return parser.TextToMetricFamilies(response.Body)
-}
-
-func sum(family *dto.MetricFamily) float64 {
-	total := 0.0
-	for _, metric := range family.GetMetric() {
-		total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
-	}
-	return total
 }
 
 // quiet is longer than a look is put off where ten applications share a namespace.
@@ -197,13 +174,13 @@ func (o *operator) untilIdle(ctx context.Context) error {
 	var last float64
 	since := time.Now()
 	return until(ctx, func() (bool, error) {
-		families, err := o.gauges()
+		metrics, err := controlplane.Scrape(http.DefaultClient, o.metrics)
 		if err != nil {
 			since = time.Now()
 			return false, nil //nolint:nilerr // it has not started yet
 		}
-		now := sum(families["controller_runtime_reconcile_total"])
-		if busy := sum(families["workqueue_depth"]) + sum(families["controller_runtime_active_workers"]); now != last || busy > 0 {
+		now := metrics.Sum("controller_runtime_reconcile_total")
+		if busy := metrics.Sum("workqueue_depth") + metrics.Sum("controller_runtime_active_workers"); now != last || busy > 0 {
 			last, since = now, time.Now()
 		}
 		return time.Since(since) > quiet, nil
@@ -224,15 +201,6 @@ func until(ctx context.Context, done func() (bool, error)) error {
 			return fmt.Errorf("waited in vain: %w", ctx.Err())
 		}
 	}
-}
-
-func freeAddress() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	return listener.Addr().String(), nil
 }
 
 // inParallel does something n times, by as many goroutines as the raw loop has.

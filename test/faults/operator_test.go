@@ -1,9 +1,6 @@
 package faults
 
 import (
-	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,8 +9,6 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 
 	"github.com/appisolation/appisolation/test/controlplane"
 )
@@ -32,7 +27,9 @@ func startOperator(t *testing.T, kubeconfig string, args ...string) operator {
 	log, err := os.CreateTemp(cluster.Dir, "operator-*.log")
 	g.Expect(err).NotTo(HaveOccurred())
 	defer log.Close()
-	o := operator{log: log.Name(), metrics: freeAddress(t)}
+	o := operator{log: log.Name()}
+	o.metrics, err = controlplane.FreeAddress()
+	g.Expect(err).NotTo(HaveOccurred())
 	o.Child, err = controlplane.StartOperator([]string{binary}, kubeconfig, log, append([]string{"--metrics-bind-address=" + o.metrics}, args...)...)
 	g.Expect(err).NotTo(HaveOccurred())
 	t.Cleanup(func() {
@@ -81,27 +78,9 @@ func (o operator) running() bool {
 
 // gauge is the sum of a metric of the operator's; labels, if any, by name and value in turn.
 func (o operator) gauge(g Gomega, name string, labels ...string) float64 {
-	response, err := http.Get("http://" + o.metrics + "/metrics")
+	metrics, err := controlplane.Scrape(http.DefaultClient, "http://"+o.metrics+"/metrics")
 	g.Expect(err).NotTo(HaveOccurred())
-	defer response.Body.Close()
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(io.Reader(response.Body))
-	g.Expect(err).NotTo(HaveOccurred())
-	total := 0.0
-	for _, metric := range families[name].GetMetric() {
-		has := map[string]string{}
-		for _, pair := range metric.GetLabel() {
-			has[pair.GetName()] = pair.GetValue()
-		}
-		matches := true
-		for i := 0; i < len(labels); i += 2 {
-			matches = matches && has[labels[i]] == labels[i+1]
-		}
-		if matches {
-			total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
-		}
-	}
-	return total
+	return metrics.Sum(name, labels...)
 }
 
 // idle waits until the operator has reconciled at least so often and has nothing to do.
@@ -112,12 +91,4 @@ func (o operator) idle(t *testing.T, reconciles float64) {
 		g.Expect(o.gauge(g, "workqueue_depth")).To(BeZero())
 		g.Expect(o.gauge(g, "controller_runtime_active_workers")).To(BeZero())
 	})
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	NewWithT(t).Expect(err).NotTo(HaveOccurred())
-	defer listener.Close()
-	return fmt.Sprint(listener.Addr())
 }

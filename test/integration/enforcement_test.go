@@ -28,7 +28,7 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 		leader, standby operator
 		pods            []*corev1.Pod
 		app             *v1alpha1.AppIsolation
-		metrics         string
+		address         string
 	)
 	// As the manifests of config/manager say, but for the addresses.
 	startReplica := func(pod *corev1.Pod, args ...string) operator {
@@ -40,8 +40,8 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 	}
 	start := func(args ...string) {
 		GinkgoHelper()
-		metrics = freeAddress()
-		leader = startReplica(pods[0], append(args, "--metrics-bind-address="+metrics)...)
+		address = freeAddress()
+		leader = startReplica(pods[0], append(args, "--metrics-bind-address="+address)...)
 		Eventually(led).Should(BeTrue())
 		standby = startReplica(pods[1], args...)
 	}
@@ -96,10 +96,10 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 		start("--enforcement-check-interval=2s") // so that no three rounds pass before the other one answers
 		// Each is reconciled when the process starts, and when it has its first verdict.
 		Eventually(func(g Gomega) {
-			families := scrape(g, "http://"+metrics+"/metrics")
-			g.Expect(sum(families["controller_runtime_reconcile_total"], nil)).To(BeNumerically(">=", 2*len(apps.Items)))
-			g.Expect(sum(families["workqueue_depth"], nil)).To(BeZero())
-			g.Expect(sum(families["controller_runtime_active_workers"], nil)).To(BeZero())
+			metrics := scrape(g, "http://"+address+"/metrics")
+			g.Expect(metrics.Sum("controller_runtime_reconcile_total")).To(BeNumerically(">=", 2*len(apps.Items)))
+			g.Expect(metrics.Sum("workqueue_depth")).To(BeZero())
+			g.Expect(metrics.Sum("controller_runtime_active_workers")).To(BeZero())
 		}).Should(Succeed())
 		// Who leads says so in an event.
 		Expect(difference(before, writes())).NotTo(HaveKey(Or(Equal("PUT appisolations/status"), Equal("POST networkpolicies"), Equal("PUT networkpolicies"))))

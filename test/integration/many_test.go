@@ -169,14 +169,14 @@ func BenchmarkCrowdedNamespace(b *testing.B) {
 	RegisterTestingT(b)
 	startCluster(b.Cleanup)
 	address := freeAddress()
-	metrics := "http://" + address + "/metrics"
+	url := "http://" + address + "/metrics"
 	o, err := controlplane.StartOperator([]string{binary}, kubeconfig, b.Output(), "--zap-log-level=error", "--metrics-bind-address="+address)
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { Expect(o.Stop()).To(Succeed()) }()
-	Eventually(func() (*http.Response, error) { return http.Get(metrics) }).Should(HaveHTTPStatus(http.StatusOK))
+	Eventually(func() (*http.Response, error) { return http.Get(url) }).Should(HaveHTTPStatus(http.StatusOK))
 	used := func() (seconds, looks float64) {
-		families := scrape(Default, metrics)
-		return sum(families["process_cpu_seconds_total"], nil), sum(families["controller_runtime_reconcile_total"], nil)
+		metrics := scrape(Default, url)
+		return metrics.Sum("process_cpu_seconds_total"), metrics.Sum("controller_runtime_reconcile_total")
 	}
 	namespace := newNamespace()
 	appName := func(i int) string { return fmt.Sprintf("shop-%d", i%apps) }
@@ -186,8 +186,7 @@ func BenchmarkCrowdedNamespace(b *testing.B) {
 	start := time.Now()
 	Expect(inParallel(apps, func(i int) error { return k8s.Create(ctx, threeTiers(namespace, appName(i))) })).To(Succeed())
 	Eventually(func(g Gomega) {
-		list := scrape(g, metrics)["appisolation_applications"]
-		g.Expect(sum(list, map[string]string{"condition": v1alpha1.ConditionReady, "status": "True"})).To(BeEquivalentTo(apps))
+		g.Expect(scrape(g, url).Sum("appisolation_applications", "condition", v1alpha1.ConditionReady, "status", "True")).To(BeEquivalentTo(apps))
 	}).WithTimeout(5 * time.Minute).WithPolling(time.Second).Should(Succeed())
 	ready := time.Since(start)
 	idle, looksIdle := eventuallyIdle(used)

@@ -3,17 +3,12 @@ package integration
 import (
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -22,22 +17,23 @@ import (
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
+	"github.com/appisolation/appisolation/test/controlplane"
 )
 
 // What the operator asks of the API server, counted there.
 var _ = Describe("the operator's requests", Ordered, func() {
 	const applications = 20
 	var (
-		o       operator
-		metrics string
-		apps    []*v1alpha1.AppIsolation
+		o    operator
+		url  string
+		apps []*v1alpha1.AppIsolation
 	)
 
 	start := func() {
-		metrics = freeAddress()
-		probes := freeAddress()
+		metrics, probes := freeAddress(), freeAddress()
+		url = "http://" + metrics + "/metrics"
 		o = startOperator(kubeconfig, "--metrics-bind-address="+metrics, "--health-probe-bind-address="+probes)
-		for _, url := range []string{"http://" + metrics + "/metrics", "http://" + probes + "/healthz", "http://" + probes + "/readyz"} {
+		for _, url := range []string{url, "http://" + probes + "/healthz", "http://" + probes + "/readyz"} {
 			Eventually(func() (*http.Response, error) { return http.Get(url) }).Should(HaveHTTPStatus(http.StatusOK))
 		}
 	}
@@ -45,14 +41,14 @@ var _ = Describe("the operator's requests", Ordered, func() {
 	settled := func(reconciles int) {
 		GinkgoHelper()
 		Eventually(func(g Gomega) {
-			families := scrape(g, "http://"+metrics+"/metrics")
-			g.Expect(sum(families["controller_runtime_reconcile_total"], nil)).To(BeNumerically(">=", reconciles))
-			g.Expect(sum(families["workqueue_depth"], nil)).To(BeZero())
-			g.Expect(sum(families["controller_runtime_active_workers"], nil)).To(BeZero())
+			metrics := scrape(g, url)
+			g.Expect(metrics.Sum("controller_runtime_reconcile_total")).To(BeNumerically(">=", reconciles))
+			g.Expect(metrics.Sum("workqueue_depth")).To(BeZero())
+			g.Expect(metrics.Sum("controller_runtime_active_workers")).To(BeZero())
 		}).Should(Succeed())
 	}
 	reconciles := func() int {
-		return int(sum(scrape(Default, "http://"+metrics+"/metrics")["controller_runtime_reconcile_total"], nil))
+		return int(scrape(Default, url).Sum("controller_runtime_reconcile_total"))
 	}
 
 	BeforeAll(func() {
@@ -167,10 +163,10 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		policy := policies(apps[1].Namespace)["shop-a"]
 		Expect(k8s.Delete(ctx, &policy)).To(Succeed())
 		Eventually(func(g Gomega) {
-			families := scrape(g, "http://"+metrics+"/metrics")
-			g.Expect(sum(families["appisolation_drift_undone_total"], nil)).To(BeEquivalentTo(1))
-			g.Expect(sum(families["appisolation_policy_writes_total"], map[string]string{"operation": "Create"})).To(BeEquivalentTo(1))
-			g.Expect(sum(families["appisolation_applications"], map[string]string{"condition": "Ready", "status": "True"})).To(BeNumerically(">=", applications))
+			metrics := scrape(g, url)
+			g.Expect(metrics.Sum("appisolation_drift_undone_total")).To(BeEquivalentTo(1))
+			g.Expect(metrics.Sum("appisolation_policy_writes_total", "operation", "Create")).To(BeEquivalentTo(1))
+			g.Expect(metrics.Sum("appisolation_applications", "condition", "Ready", "status", "True")).To(BeNumerically(">=", applications))
 		}).Should(Succeed())
 	})
 })
@@ -193,8 +189,10 @@ func allWrites() map[string]int {
 	counted := map[string]int{}
 	transport, err := rest.TransportFor(cluster.Config)
 	Expect(err).NotTo(HaveOccurred())
-	for _, metric := range scrapeWith(Default, &http.Client{Transport: transport}, strings.TrimSuffix(cluster.Config.Host, "/")+"/metrics")["apiserver_request_total"].GetMetric() {
-		labels := labelsOf(metric)
+	metrics, err := controlplane.Scrape(&http.Client{Transport: transport}, strings.TrimSuffix(cluster.Config.Host, "/")+"/metrics")
+	Expect(err).NotTo(HaveOccurred())
+	for _, metric := range metrics["apiserver_request_total"].GetMetric() {
+		labels := controlplane.Labels(metric)
 		switch labels["verb"] {
 		case "POST", "PUT", "PATCH", "DELETE":
 			counted[strings.TrimSuffix(labels["verb"]+" "+labels["resource"]+"/"+labels["subresource"], "/")] += int(metric.GetCounter().GetValue())
@@ -213,49 +211,15 @@ func difference(before, after map[string]int) map[string]int {
 	return more
 }
 
-func scrape(g Gomega, url string) map[string]*dto.MetricFamily {
-	return scrapeWith(g, http.DefaultClient, url)
-}
-
-func scrapeWith(g Gomega, from *http.Client, url string) map[string]*dto.MetricFamily {
-	response, err := from.Get(url)
+func scrape(g Gomega, url string) controlplane.Metrics {
+	metrics, err := controlplane.Scrape(http.DefaultClient, url)
 	g.Expect(err).NotTo(HaveOccurred())
-	defer response.Body.Close()
-	g.Expect(response.StatusCode).To(Equal(http.StatusOK))
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(io.Reader(response.Body))
-	g.Expect(err).NotTo(HaveOccurred())
-	return families
+	return metrics
 }
 
-func labelsOf(metric *dto.Metric) map[string]string {
-	labels := map[string]string{}
-	for _, pair := range metric.GetLabel() {
-		labels[pair.GetName()] = pair.GetValue()
-	}
-	return labels
-}
-
-// sum adds up the metrics of a family that have these labels.
-func sum(family *dto.MetricFamily, want map[string]string) float64 {
-	total := 0.0
-	for _, metric := range family.GetMetric() {
-		labels, matches := labelsOf(metric), true
-		for key, value := range want {
-			matches = matches && labels[key] == value
-		}
-		if matches {
-			total += metric.GetCounter().GetValue() + metric.GetGauge().GetValue()
-		}
-	}
-	return total
-}
-
-// freeAddress is an address of this machine that nobody listens on.
 func freeAddress() string {
 	GinkgoHelper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := controlplane.FreeAddress()
 	Expect(err).NotTo(HaveOccurred())
-	defer listener.Close()
-	return listener.Addr().String()
+	return address
 }

@@ -153,19 +153,13 @@ func (c cluster) serve(t *testing.T, bundles ...string) (address string) {
 	output, err := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), "validate", dir).CombinedOutput()
 	g.Expect(err).NotTo(HaveOccurred(), string(output))
 
-	port := freePort(g)
+	address, err = controlplane.FreeAddress()
+	g.Expect(err).NotTo(HaveOccurred())
+	_, port, err := net.SplitHostPort(address)
+	g.Expect(err).NotTo(HaveOccurred())
 	c.start(t, "opm", "serve", dir, "--port="+port, "--pprof-addr=", "--termination-log="+filepath.Join(c.plane.Dir, "opm.termination"),
 		"--cache-dir="+t.TempDir(), "--cache-enforce-integrity=false")
-	return "127.0.0.1:" + port
-}
-
-func freePort(g Gomega) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	g.Expect(err).NotTo(HaveOccurred())
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	g.Expect(err).NotTo(HaveOccurred())
-	return port
+	return address
 }
 
 // operator is a process of it, and what it has to say.
