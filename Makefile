@@ -59,7 +59,7 @@ e2e: controlplane ## Run the tests with real packets, and those on a real node (
 	hack/controlplane/build $(K8S) node; \
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -timeout 10m -v ./node
 
-# About half an hour on two cores; nothing else should run meanwhile.
+# Two hours on two cores, the last of which is the churn; nothing else should run meanwhile.
 .PHONY: bench
 bench: controlplane ## Run all benchmarks, and write docs/benchmarks.md
 	go test -run '^$$' -bench . -benchmem ./controllers/...

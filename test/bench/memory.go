@@ -135,8 +135,9 @@ func usualPod() (*corev1.Pod, error) {
 	return pod, yaml.UnmarshalStrict(text, pod)
 }
 
-// churnFor is how long applications and pods come and go.
-const churnFor = 5 * time.Minute
+// churnFor is how long applications and pods come and go, and churnEvery how often as many as there are namespaces. Some
+// of what is held is held for minutes, as what client-go remembers of events.
+const churnFor, churnEvery = time.Hour, 5 * time.Second
 
 // churn is how the operator's memory grows while applications and their pods are made and deleted without end.
 func churn(ctx context.Context, w *world) ([]figure, error) {
@@ -150,7 +151,9 @@ func churn(ctx context.Context, w *world) ([]figure, error) {
 	}
 	var minutes, held []float64
 	start, made := time.Now(), 0
-	for sampled := start; time.Since(start) < churnFor; {
+	turns := time.NewTicker(churnEvery)
+	defer turns.Stop()
+	for sampled := start; time.Since(start) < churnFor; <-turns.C {
 		if err := w.comeAndGo(ctx, names, made); err != nil {
 			return nil, err
 		}

@@ -264,8 +264,8 @@ func TestF17NameTakenInBetween(t *testing.T) {
 	g := NewWithT(t)
 	place := namespace(t)
 	foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: place, Name: "shop-b"}}
-	taken := of(first(1, writesPolicy), before(func(*http.Request) { _ = k8s.Create(t.Context(), foreign) }))
-	_, o := proxied(t, taken)
+	var once sync.Once // whoever comes second waits
+	_, o := proxied(t, of(writesPolicy, before(func(*http.Request) { once.Do(func() { create(t, foreign) }) })))
 	app := application(t, place, "shop", twoTiers)
 	create(t, app)
 	conflict := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict)
@@ -276,6 +276,39 @@ func TestF17NameTakenInBetween(t *testing.T) {
 	remove(t, foreign)
 	converges(t, app)
 	settled(t, o, app)
+}
+
+// TestF17TakenBeforeItIsDeleted has somebody make a policy theirs, or put theirs in its place, after the operator decided
+// to delete it and before it does.
+func TestF17TakenBeforeItIsDeleted(t *testing.T) {
+	theirs := func(policy *networkingv1.NetworkPolicy) {
+		policy.Labels, policy.Annotations, policy.OwnerReferences = nil, nil, nil
+	}
+	for name, take := range map[string]func(*testing.T, *networkingv1.NetworkPolicy){
+		"made theirs": func(t *testing.T, policy *networkingv1.NetworkPolicy) { edit(t, policy, func() { theirs(policy) }) },
+		"made anew": func(t *testing.T, policy *networkingv1.NetworkPolicy) {
+			remove(t, policy)
+			theirs(policy)
+			policy.UID, policy.ResourceVersion = "", ""
+			create(t, policy)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			p, o := proxied(t)
+			app := current(t)
+			taken := policies(g, t, app.Namespace)["shop-b"]
+			var once sync.Once
+			deletes := func(r *http.Request) bool { return r.Method == http.MethodDelete && writesPolicy(r) }
+			p.Set(of(deletes, before(func(*http.Request) { once.Do(func() { take(t, taken) }) })))
+			edit(t, app, func() { app.Spec.Tiers, app.Spec.Flows = app.Spec.Tiers[:1], []v1alpha1.Flow{} })
+			converges(t, app)
+			settled(t, o, app)
+			left := policies(g, t, app.Namespace)
+			g.Expect(left).To(HaveKey("shop-b"), "it is not ours to delete")
+			g.Expect(left["shop-b"].ResourceVersion).To(Equal(taken.ResourceVersion), "it is not touched")
+		})
+	}
 }
 
 // TestF26PoisonedApplication has every write for one application fail, and others none the slower for it.
