@@ -43,6 +43,15 @@ faults: controlplane ## Break what the operator stands on, at length (an hour; S
 	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
 	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.race
 
+# An input that fails is put into testdata/fuzz of its package, where every "make test" tries it again.
+FUZZTIME = 10m
+FUZZ = test -run '^$$' -fuzztime $(FUZZTIME) -fuzzminimizetime 20x
+.PHONY: fuzz
+fuzz: ## Fuzz declarations, commands and statuses, one after another (FUZZTIME=1h)
+	go -C test/e2e $(FUZZ) -fuzz FuzzDeclaration ./judged
+	go $(FUZZ) -fuzz FuzzCommands ./controllers/cli
+	go $(FUZZ) -fuzz FuzzStatus ./controllers
+
 # Debian's packages, each with a program of it, are installed if need be; what is missing all the same is said.
 .PHONY: e2e
 e2e: controlplane ## Run the tests with real packets, and those on a real node (as root)

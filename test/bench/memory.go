@@ -167,6 +167,7 @@ func churn(ctx context.Context, w *world) ([]figure, error) {
 			return nil, err
 		}
 		minutes, held = append(minutes, sampled.Sub(start).Minutes()), append(held, now.own)
+		progress("after %s: %.1f MiB", sampled.Sub(start).Round(time.Second), now.own)
 	}
 	if err := o.Stop(); err != nil {
 		return nil, err
