@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 const (
@@ -30,7 +31,7 @@ func latency(ctx context.Context, w *world) ([]figure, error) {
 	if err != nil {
 		return nil, err
 	}
-	var trips, byHand, created, undone []float64
+	var trips, byHand, accepted, created, undone []float64
 	for i := range samples {
 		trip, err := w.roundTrip(ctx, names[0], i)
 		if err != nil {
@@ -40,11 +41,12 @@ func latency(ctx context.Context, w *world) ([]figure, error) {
 		if err != nil {
 			return nil, err
 		}
-		apply, drift, err := w.applyAndTamper(ctx, names[0], fmt.Sprintf("shop-%d", i))
+		took, err := w.applyAndTamper(ctx, names[0], fmt.Sprintf("shop-%d", i))
 		if err != nil {
 			return nil, err
 		}
-		trips, byHand, created, undone = append(trips, trip), append(byHand, atOnce), append(created, apply), append(undone, drift)
+		trips, byHand = append(trips, trip), append(byHand, atOnce)
+		accepted, created, undone = append(accepted, took.accepted), append(created, took.created), append(undone, took.undone)
 	}
 	trip := median(trips)
 	in := func(values []float64) string {
@@ -56,6 +58,7 @@ func latency(ctx context.Context, w *world) ([]figure, error) {
 	}
 	return []figure{
 		{"L1", fmt.Sprintf("an application is created → all its %d policies are seen%s", eightEach, unit), in(created), "p50 ≤ 5, p99 ≤ 20"},
+		{"", "of which the API server's answer to the creation of the application", in(accepted), ""},
 		{"", fmt.Sprintf("the same %d policies alone, created at the same time by a client that knows them → all are seen", eightEach), in(byHand), ""},
 		{"L_drift", "somebody's edit of a policy is acknowledged → it is seen undone" + unit, in(undone), "p50 ≤ 3, p99 ≤ 15"},
 	}, w.clear(ctx, names)
@@ -94,7 +97,8 @@ func (w *world) atOnce(ctx context.Context, app *v1alpha1.AppIsolation) (float64
 	start, left := time.Now(), len(made[0])
 	if err := inParallel(left, func(i int) error {
 		policy := made[0][i]
-		policy.OwnerReferences, policy.Labels[byHandLabel] = nil, ""
+		policy.OwnerReferences = nil
+		policy.Labels[byHandLabel], policy.Labels[isolation.LabelUID] = "", ""
 		_, err := policies.Create(ctx, policy, metav1.CreateOptions{})
 		return err
 	}); err != nil {
@@ -112,26 +116,29 @@ func (w *world) atOnce(ctx context.Context, app *v1alpha1.AppIsolation) (float64
 	return took, policies.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: byHandLabel})
 }
 
-// applyAndTamper creates an application, then opens one of its policies by hand, and takes both times. The application
-// is deleted afterwards, and nothing of it left.
-func (w *world) applyAndTamper(ctx context.Context, namespace, name string) (created, undone float64, err error) {
+// sample is the seconds until an application is accepted, until its policies are seen, and until an edit is undone.
+type sample struct{ accepted, created, undone float64 }
+
+// applyAndTamper creates an application, then opens one of its policies by hand. The application is deleted afterwards,
+// and nothing of it left.
+func (w *world) applyAndTamper(ctx context.Context, namespace, name string) (took sample, err error) {
 	seen, err := w.raw.NetworkingV1().NetworkPolicies(namespace).Watch(ctx, metav1.ListOptions{LabelSelector: "!" + byHandLabel})
 	if err != nil {
-		return 0, 0, err
+		return took, err
 	}
 	defer seen.Stop()
 	app := newApplication(namespace, name, eightEach)
-	policies, created, err := w.apply(ctx, app, seen)
+	policies, err := w.apply(ctx, app, seen, &took)
 	if err != nil {
-		return 0, 0, err
+		return took, err
 	}
-	if undone, err = w.tamper(ctx, policies[name+"-tier-0"], seen); err != nil {
-		return 0, 0, err
+	if took.undone, err = w.tamper(ctx, policies[name+"-tier-0"], seen); err != nil {
+		return took, err
 	}
 	if err := w.crs.Delete(ctx, app); err != nil {
-		return 0, 0, err
+		return took, err
 	}
-	return created, undone, follow(seen, func(e watch.EventType, p *networkingv1.NetworkPolicy) bool {
+	return took, follow(seen, func(e watch.EventType, p *networkingv1.NetworkPolicy) bool {
 		if e == watch.Deleted {
 			delete(policies, p.Name)
 		}
@@ -140,22 +147,23 @@ func (w *world) applyAndTamper(ctx context.Context, namespace, name string) (cre
 }
 
 // apply takes the time until all policies of an application are seen, and waits until the operator has nothing left to do.
-func (w *world) apply(ctx context.Context, app *v1alpha1.AppIsolation, seen watch.Interface) (map[string]*networkingv1.NetworkPolicy, float64, error) {
+func (w *world) apply(ctx context.Context, app *v1alpha1.AppIsolation, seen watch.Interface, took *sample) (map[string]*networkingv1.NetworkPolicy, error) {
 	policies := map[string]*networkingv1.NetworkPolicy{}
 	start := time.Now()
 	if err := w.crs.Create(ctx, app); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
+	took.accepted = time.Since(start).Seconds()
 	if err := follow(seen, func(e watch.EventType, p *networkingv1.NetworkPolicy) bool {
 		if e == watch.Added && metav1.IsControlledBy(p, app) {
 			policies[p.Name] = p
 		}
 		return len(policies) == eightEach
 	}); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	took := time.Since(start).Seconds()
-	return policies, took, until(ctx, func() (bool, error) {
+	took.created = time.Since(start).Seconds()
+	return policies, until(ctx, func() (bool, error) {
 		err := w.crs.Get(ctx, client.ObjectKeyFromObject(app), app)
 		return app.Status.ObservedGeneration > 0, err
 	})
