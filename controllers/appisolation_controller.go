@@ -13,7 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -159,15 +158,15 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	if o.outdated, o.err = r.outlived(ctx, app, o.plan); o.outdated || o.err != nil {
 		return
 	}
-	plan, now := o.plan, digest(app, desired)
-	before, known := r.settled.Load(types.NamespacedName{Namespace: app.Namespace, Name: app.Name})
+	key, plan, now := client.ObjectKeyFromObject(app), o.plan, digest(app, desired)
+	before, known := r.settled.Load(key)
 	restores := known && before == now // what is to write undoes somebody else's changes
 	if restores {
 		plan = r.contests.due(plan, time.Now())
 		r.contests.identify(plan, lastToChange(ctx, r.Live))
 	}
 	o.writes = apply(ctx, r.Client, plan)
-	r.settle(app, before, now, *o)
+	r.settle(key, before, now, *o)
 	if o.drift = restores && len(o.written) > 0; o.drift {
 		r.contests.undone(o.written, time.Now())
 	}

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
@@ -133,8 +132,7 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 }
 
 // settle remembers what is in force once everything is as desired. Before is what was remembered, now what is desired.
-func (r *Reconciler) settle(app *v1alpha1.AppIsolation, before any, now [sha256.Size]byte, o outcome) {
-	key := types.NamespacedName{Namespace: app.Namespace, Name: app.Name}
+func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, o outcome) {
 	switch {
 	case o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0:
 		r.settled.Store(key, now)

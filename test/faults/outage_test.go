@@ -16,8 +16,7 @@ import (
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
-// lastBackoff is the longest that client-go waits before it watches again, with what chance adds to it: what is to be done
-// is done soon after that.
+// lastBackoff is the longest that client-go waits before it watches again, with what chance adds to it.
 const lastBackoff = time.Minute
 
 // TestF04APIServerRestarts kills the API server and starts it again, with nothing changed meanwhile, and with an edit
@@ -63,7 +62,7 @@ func TestF04EtcdRestarts(t *testing.T) {
 	app := current(t)
 	outage(t, controlplane.Etcd, time.Second)
 	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
-	eventually(t, lastBackoff+soon, func(g Gomega) { programmed(g, t, app) })
+	eventually(t, lastBackoff, func(g Gomega) { programmed(g, t, app) })
 	NewWithT(t).Expect(o.running()).To(BeTrue())
 	settled(t, o, app)
 }
@@ -111,7 +110,7 @@ func TestF06EtcdStops(t *testing.T) {
 			<-time.After(away)
 			g.Expect(cluster.Signal(controlplane.Etcd, syscall.SIGCONT)).To(Succeed())
 			back := time.Now()
-			eventually(t, lastBackoff+soon, func(g Gomega) { programmed(g, t, app) })
+			eventually(t, lastBackoff, func(g Gomega) { programmed(g, t, app) })
 			took := time.Since(back)
 			end().judge(t, old, world(g, t, app))
 			writes := audit.writes(t, since)
@@ -139,7 +138,7 @@ func TestF28EtcdIsFull(t *testing.T) {
 	refused := audit.writes(t, since)
 	g.Expect(alarm("DEACTIVATE")).To(Succeed())
 	back := time.Now()
-	eventually(t, lastBackoff+soon, func(g Gomega) { programmed(g, t, app) })
+	eventually(t, lastBackoff, func(g Gomega) { programmed(g, t, app) })
 	t.Logf("%s without space: %d writes refused; all was as declared %s after", lasts, len(refused), time.Since(back).Round(time.Millisecond))
 	g.Expect(refused).NotTo(BeEmpty())
 	g.Expect(refused).To(HaveEach(HaveField("ResponseStatus.Code", BeNumerically(">=", 400))))
