@@ -7,18 +7,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/kubernetes"
 )
-
-type controllerManager struct {
-	kill   context.CancelFunc
-	exited chan struct{}
-}
 
 func (cp *ControlPlane) startControllerManager(nodes bool) error {
 	args, err := cp.controllerManagerArgs(nodes)
@@ -31,26 +25,12 @@ func (cp *ControlPlane) startControllerManager(nodes bool) error {
 	}
 	defer process.log.Close()
 
-	ctx, cancel := context.WithCancel(context.Background())
-	command := exec.CommandContext(ctx, process.path, args...)
+	command := exec.Command(process.path, args...) //nolint:gosec // it is ours
 	command.Stdout, command.Stderr = process.log, process.log
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as envtest's: out of reach of the terminal's Ctrl-C
-	if err := command.Start(); err != nil {
-		cancel()
-		return fmt.Errorf("start kube-controller-manager: %w", err)
+	if cp.controllerManager, err = StartChild(command); err != nil {
+		return err
 	}
-	cp.controllerManager = &controllerManager{kill: cancel, exited: make(chan struct{})}
-	go func() {
-		defer close(cp.controllerManager.exited)
-		_ = command.Wait() // always an error, as it is only ever killed
-	}()
 	return cp.awaitServiceAccount()
-}
-
-// stop kills: it holds nothing that anyone will miss.
-func (m *controllerManager) stop() {
-	m.kill()
-	<-m.exited
 }
 
 func (cp *ControlPlane) controllerManagerArgs(nodes bool) ([]string, error) {
@@ -100,7 +80,7 @@ func (cp *ControlPlane) awaitServiceAccount() error {
 			return errors.New("kube-controller-manager made no service account within a minute")
 		}
 		return nil
-	case <-cp.controllerManager.exited:
+	case <-cp.controllerManager.Exited:
 		return errors.New("kube-controller-manager ended right after its start")
 	}
 }

@@ -50,7 +50,7 @@ type ControlPlane struct {
 
 	// Not envtest.Environment, which also looks for a cluster that exists, and makes certificates for webhooks.
 	plane             envtest.ControlPlane
-	controllerManager *controllerManager
+	controllerManager *Child
 	janitor           *janitor
 	// restarted are the processes that were started again.
 	restarted []*Child
@@ -94,11 +94,11 @@ func Start(opts Options) (_ *ControlPlane, err error) {
 
 // Stop ends all processes and removes Dir.
 func (cp *ControlPlane) Stop() error {
+	var err error
 	if cp.controllerManager != nil {
-		cp.controllerManager.stop()
+		err = cp.controllerManager.Kill() // it holds nothing that anyone will miss
 	}
 	_ = cp.plane.Stop() // an error each time: that it had to kill
-	var err error
 	for _, child := range cp.restarted {
 		err = errors.Join(err, child.Kill())
 	}

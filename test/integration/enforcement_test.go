@@ -95,12 +95,7 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 		before := writes()
 		start("--enforcement-check-interval=2s") // so that no three rounds pass before the other one answers
 		// Each is reconciled when the process starts, and when it has its first verdict.
-		Eventually(func(g Gomega) {
-			metrics := scrape(g, "http://"+address+"/metrics")
-			g.Expect(metrics.Sum("controller_runtime_reconcile_total")).To(BeNumerically(">=", 2*len(apps.Items)))
-			g.Expect(metrics.Sum("workqueue_depth")).To(BeZero())
-			g.Expect(metrics.Sum("controller_runtime_active_workers")).To(BeZero())
-		}).Should(Succeed())
+		becomesIdle("http://"+address+"/metrics", 2*len(apps.Items))
 		// Who leads says so in an event.
 		Expect(difference(before, writes())).NotTo(HaveKey(Or(Equal("PUT appisolations/status"), Equal("POST networkpolicies"), Equal("PUT networkpolicies"))))
 		Expect(enforced(Default)).To(ignoresPolicies)

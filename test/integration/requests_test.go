@@ -37,16 +37,6 @@ var _ = Describe("the operator's requests", Ordered, func() {
 			Eventually(func() (*http.Response, error) { return http.Get(url) }).Should(HaveHTTPStatus(http.StatusOK))
 		}
 	}
-	// settled waits until every application has been reconciled at least so often and nothing is left to do.
-	settled := func(reconciles int) {
-		GinkgoHelper()
-		Eventually(func(g Gomega) {
-			metrics := scrape(g, url)
-			g.Expect(metrics.Sum("controller_runtime_reconcile_total")).To(BeNumerically(">=", reconciles))
-			g.Expect(metrics.Sum("workqueue_depth")).To(BeZero())
-			g.Expect(metrics.Sum("controller_runtime_active_workers")).To(BeZero())
-		}).Should(Succeed())
-	}
 	reconciles := func() int {
 		return int(scrape(Default, url).Sum("controller_runtime_reconcile_total"))
 	}
@@ -63,7 +53,7 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		}).WithTimeout(time.Minute).Should(Succeed())
 		var left v1alpha1.AppIsolationList // by other specs; some of them no operator has seen yet
 		Expect(k8s.List(ctx, &left)).To(Succeed())
-		settled(len(left.Items))
+		becomesIdle(url, len(left.Items))
 	})
 	AfterAll(func() { o.stop() })
 
@@ -78,7 +68,7 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		for _, app := range apps {
 			eventuallyReady(app)
 		}
-		settled(applications)
+		becomesIdle(url, applications)
 		asked := func() map[string]int { return difference(before, writes()) }
 		Eventually(asked).Should(Equal(map[string]int{ // nobody waits for the events
 			"POST networkpolicies":     3 * applications,
@@ -90,25 +80,25 @@ var _ = Describe("the operator's requests", Ordered, func() {
 
 	It("are the changed policies and one status write for a changed flow", func() {
 		app := apps[0]
-		settled(applications)
+		becomesIdle(url, applications)
 		before := writes()
 		edit(app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
 		eventuallyReady(app)
-		settled(applications)
+		becomesIdle(url, applications)
 		Eventually(func() map[string]int { return difference(before, writes()) }).Should(Equal(map[string]int{
 			"PUT networkpolicies": 1, "PUT appisolations/status": 1, "POST events": 1,
 		}))
 	})
 
 	It("are none in ten resyncs of settled applications", func() {
-		settled(applications)
+		becomesIdle(url, applications)
 		before := writes()
 		for round := range 10 {
 			seen := reconciles()
 			for _, app := range apps {
 				edit(app, func() { app.Annotations = map[string]string{"test/round": fmt.Sprint(round)} })
 			}
-			settled(seen + applications)
+			becomesIdle(url, seen+applications)
 		}
 		Expect(difference(before, writes())).To(BeEmpty())
 	})
@@ -123,7 +113,7 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		Expect(inParallel(replicas, func(i int) error { return k8s.Create(ctx, tierA("old", i)) })).To(Succeed())
 		create(app)
 		Eventually(condition(app, v1alpha1.ConditionCovered)).Should(is(metav1.ConditionTrue, v1alpha1.ReasonCovered))
-		settled(applications)
+		becomesIdle(url, applications)
 
 		before, looks, start := writes(), reconciles(), time.Now()
 		Expect(inParallel(replicas, func(i int) error {
@@ -155,7 +145,7 @@ var _ = Describe("the operator's requests", Ordered, func() {
 		o.stop()
 		before := writes()
 		start()
-		settled(applications)
+		becomesIdle(url, applications)
 		Expect(difference(before, writes())).To(BeEmpty())
 	})
 
@@ -215,6 +205,17 @@ func scrape(g Gomega, url string) controlplane.Metrics {
 	metrics, err := controlplane.Scrape(http.DefaultClient, url)
 	g.Expect(err).NotTo(HaveOccurred())
 	return metrics
+}
+
+// becomesIdle waits until an operator has reconciled at least so often and has nothing left to do.
+func becomesIdle(url string, reconciles int) {
+	GinkgoHelper()
+	Eventually(func(g Gomega) {
+		metrics := scrape(g, url)
+		g.Expect(metrics.Sum("controller_runtime_reconcile_total")).To(BeNumerically(">=", reconciles))
+		g.Expect(metrics.Sum("workqueue_depth")).To(BeZero())
+		g.Expect(metrics.Sum("controller_runtime_active_workers")).To(BeZero())
+	}).Should(Succeed())
 }
 
 func freeAddress() string {
