@@ -38,15 +38,10 @@ func (cp *ControlPlane) Signal(component string, signal syscall.Signal) error {
 // Kill ends etcd or the API server as a crash would. What it returns starts it again on the same data and port, and
 // returns when the API server is ready.
 func (cp *ControlPlane) Kill(component string) (restart func(context.Context) error, err error) {
-	pid, err := cp.PID(component)
+	args, err := cp.arguments(component)
 	if err != nil {
 		return nil, err
 	}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	if err != nil {
-		return nil, fmt.Errorf("read how %s was started: %w", component, err)
-	}
-	args := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]
 	if err := cp.Signal(component, syscall.SIGKILL); err != nil {
 		return nil, err
 	}
@@ -56,6 +51,19 @@ func (cp *ControlPlane) Kill(component string) (restart func(context.Context) er
 		}
 		return cp.AwaitReady(ctx)
 	}, nil
+}
+
+// arguments are those that etcd or the API server was started with.
+func (cp *ControlPlane) arguments(component string) ([]string, error) {
+	pid, err := cp.PID(component)
+	if err != nil {
+		return nil, err
+	}
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return nil, fmt.Errorf("read how %s was started: %w", component, err)
+	}
+	return strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:], nil
 }
 
 // PID is the process number of etcd or the API server.
@@ -84,20 +92,22 @@ func (cp *ControlPlane) start(component string, args []string) error {
 	if err != nil {
 		return err
 	}
-	cp.restarted = append(cp.restarted, child)
+	cp.later = append(cp.later, child)
 	return nil
 }
 
 // AwaitReady returns when the API server says that it is ready.
-func (cp *ControlPlane) AwaitReady(ctx context.Context) error {
-	config := rest.CopyConfig(cp.Config)
+func (cp *ControlPlane) AwaitReady(ctx context.Context) error { return awaitReady(ctx, cp.Config) }
+
+func awaitReady(ctx context.Context, config *rest.Config) error {
+	config = rest.CopyConfig(config)
 	config.Timeout = time.Second
 	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return err
 	}
 	for {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(cp.Config.Host, "/")+"/readyz", nil)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(config.Host, "/")+"/readyz", nil)
 		if err != nil {
 			return err
 		}

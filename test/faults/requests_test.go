@@ -187,6 +187,52 @@ func TestF02StaleCache(t *testing.T) {
 	settled(t, o, app)
 }
 
+// TestF02FrozenAPIServer has the operator ask a second API server whose cache stands still, while another operator carries
+// out a newer declaration by way of the first. What it writes by what it sees is refused where the policy has changed since,
+// as both have that it wants to write; and one that starts with nothing but the past to see writes nothing.
+func TestF02FrozenAPIServer(t *testing.T) {
+	makeHome(t)
+	g, held := NewWithT(t), newGate()
+	lagging, err := cluster.StartAnother(t.Context(), kubeconfig, of(watchesEtcd, held.fault))
+	g.Expect(err).NotTo(HaveOccurred())
+	p, err := cluster.NewProxy(lagging)
+	g.Expect(err).NotTo(HaveOccurred())
+	t.Cleanup(p.Close)
+	o := startOperator(t, p.Kubeconfig)
+	app := application(t, home, "shop", base)
+	defer tidy(t, app)
+	create(t, app)
+	converges(t, app)
+
+	var tries counter
+	p.Set(of(isWrite, tries.fault), of(isWrite, answer(503, metav1.StatusReasonServiceUnavailable, nil)))
+	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[1:] })
+	eventually(t, soon, func(g Gomega) { g.Expect(tries.requests()).NotTo(BeEmpty()) })
+	held.close() // the declaration is in its cache, and nothing that comes after it
+	other := startOperator(t, kubeconfig)
+	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "b", To: "a"}) })
+	converges(t, app)
+	g.Expect(other.Kill()).To(Succeed())
+
+	end, since := record(t, home), audit.now(t)
+	p.Set()
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(audit.writes(t, since)).To(ContainElement(HaveField("ResponseStatus.Code", 409)))
+	})
+	g.Expect(o.Kill()).To(Succeed())
+	since = audit.now(t)
+	o = startOperator(t, lagging)
+	g.Consistently(func() []request { return audit.writes(t, since) }, 3*time.Second).Should(BeEmpty())
+	g.Expect(end().events).To(Equal([]string{"before"}), "nothing that it wrote came to anything")
+	held.release()
+	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[1:] })
+	t.Logf("as declared %s after the cache moved on", converges(t, app).Round(time.Millisecond))
+	settled(t, o, app)
+}
+
+// watchesEtcd are the requests by which an API server hears of changes.
+func watchesEtcd(r *http.Request) bool { return r.URL.Path == "/etcdserverpb.Watch/Watch" }
+
 // TestF03UnobservedStates has the operator sleep through what comes and goes.
 func TestF03UnobservedStates(t *testing.T) {
 	g := NewWithT(t)
