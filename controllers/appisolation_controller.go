@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -30,6 +31,8 @@ type Reconciler struct {
 	Live     client.Reader
 	Recorder events.EventRecorder
 
+	// pods is the cache of pods, which holds them in a form that no client reads.
+	pods toolscache.Indexer
 	// settled remembers, by application, a digest of what was in force when everything was last as desired: a policy
 	// that differs while the digest does not was changed by somebody else. It only words events and metrics.
 	settled sync.Map

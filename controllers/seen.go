@@ -5,12 +5,17 @@ import (
 	"fmt"
 	"slices"
 	"time"
+	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	toolscache "k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/util/workqueue"
 	"k8s.io/utils/lru"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/priorityqueue"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -33,14 +38,15 @@ const (
 func (r *Reconciler) seen(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Seen, error) {
 	var seen isolation.Seen
 	for namespace := range seenNamespaces(app) {
-		var pods corev1.PodList
-		var services corev1.ServiceList
-		for _, list := range []client.ObjectList{&pods, &services} {
-			if err := r.listSeen(ctx, list, namespace); err != nil {
-				return seen, err
-			}
+		pods, err := r.listPods(namespace)
+		if err != nil {
+			return seen, err
 		}
-		seen.Pods, seen.Services = append(seen.Pods, pods.Items...), append(seen.Services, services.Items...)
+		var services corev1.ServiceList
+		if err := r.listSeen(ctx, &services, namespace); err != nil {
+			return seen, err
+		}
+		seen.Pods, seen.Services = append(seen.Pods, pods...), append(seen.Services, services.Items...)
 	}
 	var apps v1alpha1.AppIsolationList
 	if err := r.listSeen(ctx, &apps, app.Namespace); err != nil {
@@ -60,6 +66,32 @@ func (r *Reconciler) listSeen(ctx context.Context, list client.ObjectList, names
 		return fmt.Errorf("list %T of namespace %s: %w", list, namespace, err)
 	}
 	return nil
+}
+
+// heldPods is the cache's own store of the pods that trimPods leaves of them.
+func heldPods(caches cache.Informers) (toolscache.Indexer, error) {
+	informer, err := caches.GetInformer(context.Background(), &corev1.Pod{})
+	if err != nil {
+		return nil, fmt.Errorf("find the cache of pods: %w", err)
+	}
+	store, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok {
+		return nil, fmt.Errorf("the cache of pods is a %T, which has no store", informer)
+	}
+	return store.GetIndexer(), nil
+}
+
+// listPods lists the pods of a namespace, as the cache has them: nothing of them may be changed.
+func (r *Reconciler) listPods(namespace string) ([]corev1.Pod, error) {
+	held, err := r.pods.ByIndex(toolscache.NamespaceIndex, namespace)
+	if err != nil {
+		return nil, fmt.Errorf("list the pods of namespace %s: %w", namespace, err)
+	}
+	pods := make([]corev1.Pod, len(held))
+	for i := range held {
+		pods[i] = held[i].(*heldPod).pod()
+	}
+	return pods, nil
 }
 
 // seenNamespaces are the application's own namespace, and those that its egress entries name: their Services say
@@ -101,30 +133,48 @@ func later(concerned handler.MapFunc) handler.EventHandler {
 	}
 }
 
+// heldPod is what the cache holds of a pod: what isolation.Look reads. A corev1.Pod takes five times as much, whatever is
+// in it.
+type heldPod struct {
+	metav1.ObjectMeta
+	// spec is shared by the pods of a template, as are the labels.
+	spec *corev1.PodSpec
+}
+
+// GetObjectKind makes it an object of the cache; nobody asks of which kind.
+func (*heldPod) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKind }
+
+// DeepCopyObject makes it an object of the cache.
+func (p *heldPod) DeepCopyObject() runtime.Object {
+	return &heldPod{*p.ObjectMeta.DeepCopy(), p.spec.DeepCopy()}
+}
+
+// pod is it as others know it.
+func (p *heldPod) pod() corev1.Pod { return corev1.Pod{ObjectMeta: p.ObjectMeta, Spec: *p.spec} }
+
 // templates are how many kinds of pods trimPods remembers. A list comes by name, and an update changes one Deployment
 // after another: that few are enough for any number of pods.
 const templates = 1000
 
-// trimPods leaves of a pod what isolation.Look reads. Pods of one template share what of it is the same: most of it.
+// trimPods makes heldPods of pods. Those of one template share what of them is the same: most of it.
 func trimPods() func(object any) (any, error) {
 	known := lru.New(templates)
 	return func(object any) (any, error) {
 		pod, ok := object.(*corev1.Pod)
 		if !ok {
-			return object, nil // a tombstone
+			return object, nil // a tombstone, or what is trimmed already
 		}
-		trimmed := &corev1.Pod{ObjectMeta: trimMeta(pod.ObjectMeta), Spec: corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
-		ports := namedPorts(pod)
-		if ports != nil {
-			trimmed.Spec.Containers = []corev1.Container{{Ports: ports}}
+		held := &heldPod{trimMeta(pod.ObjectMeta), &corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
+		if ports := namedPorts(pod); ports != nil {
+			held.spec.Containers = []corev1.Container{{Ports: ports}}
 		}
-		template := fmt.Sprint(trimmed.Labels, ports)
+		template := fmt.Sprint(held.Labels, held.spec.HostNetwork, held.spec.Containers)
 		if same, found := known.Get(template); found {
-			trimmed.Labels, trimmed.Spec.Containers = same.(*corev1.Pod).Labels, same.(*corev1.Pod).Spec.Containers
+			held.Labels, held.spec = same.(*heldPod).Labels, same.(*heldPod).spec
 		} else {
-			known.Add(template, trimmed)
+			known.Add(template, held)
 		}
-		return trimmed, nil
+		return held, nil
 	}
 }
 
@@ -144,8 +194,8 @@ func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 // are written at once: that few are enough for any number of policies.
 const rules = 1000
 
-// sharePolicies lets policies share the rules and selectors in which they are the same: all have the rule for DNS, and
-// each tier's selector is in the rules of those that it talks to.
+// sharePolicies lets policies share the words of their labels, and the rules, selectors and owners in which they are the
+// same: all have the rule for DNS, and each tier's selector is in the rules of those that it talks to.
 func sharePolicies() func(object any) (any, error) {
 	known := lru.New(rules)
 	return func(object any) (any, error) {
@@ -154,6 +204,10 @@ func sharePolicies() func(object any) (any, error) {
 			return object, nil
 		}
 		policy.ManagedFields = nil
+		policy.Labels = interned(policy.Labels)
+		for i, owner := range policy.OwnerReferences {
+			policy.OwnerReferences[i] = *shared(known, &owner)
+		}
 		spec := &policy.Spec
 		selector := spec.PodSelector
 		spec.PodSelector = *shared(known, &selector)
@@ -167,6 +221,18 @@ func sharePolicies() func(object any) (any, error) {
 		}
 		return policy, nil
 	}
+}
+
+// interned are labels whose words are in memory once, however many objects have them.
+func interned(words map[string]string) map[string]string {
+	if words == nil {
+		return nil
+	}
+	same := make(map[string]string, len(words))
+	for key, value := range words {
+		same[unique.Make(key).Value()] = unique.Make(value).Value()
+	}
+	return same
 }
 
 func sharePeers(known *lru.Cache, peers []networkingv1.NetworkPolicyPeer) {

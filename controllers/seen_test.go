@@ -22,13 +22,14 @@ import (
 // Every pod keeps what is its own, whichever pods were trimmed before it.
 func TestTrimPods(t *testing.T) {
 	trim := trimPods()
+	var all []*heldPod
 	for i, c := range []struct {
 		tier, port string
 		number     int32
 	}{{"a", "http", 80}, {"a", "http", 80}, {"a", "http", 8080}, {"b", "http", 80}, {"a", "", 80}, {"a", "http", 80}} {
 		pod := &corev1.Pod{
 			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(i), Labels: map[string]string{"tier": c.tier}, Annotations: map[string]string{"a": "b"}},
-			Spec: corev1.PodSpec{HostNetwork: i%2 == 0, NodeName: "node", Containers: []corev1.Container{
+			Spec: corev1.PodSpec{HostNetwork: i == 0, NodeName: "node", Containers: []corev1.Container{
 				{Image: "image", Ports: []corev1.ContainerPort{{Name: c.port, ContainerPort: c.number}}},
 			}},
 		}
@@ -40,9 +41,13 @@ func TestTrimPods(t *testing.T) {
 		}
 		got, err := trim(pod)
 		NewWithT(t).Expect(err).NotTo(HaveOccurred())
-		NewWithT(t).Expect(got).To(Equal(want))
-		NewWithT(t).Expect(trim(got)).To(Equal(want), "what is trimmed stays as it is")
+		held := got.(*heldPod)
+		NewWithT(t).Expect(held.pod()).To(Equal(*want))
+		NewWithT(t).Expect(trim(held)).To(BeIdenticalTo(held), "what is trimmed stays as it is")
+		NewWithT(t).Expect(held.DeepCopyObject()).To(Equal(held))
+		all = append(all, held)
 	}
+	NewWithT(t).Expect(all[5].spec).To(BeIdenticalTo(all[1].spec), "what is the same is there once")
 }
 
 // Every policy keeps what is its own, whichever came before it; what is the same is there once.
@@ -55,7 +60,11 @@ func TestSharePolicies(t *testing.T) {
 		return []networkingv1.NetworkPolicyPort{{Protocol: new(corev1.ProtocolTCP), Port: &number}}
 	}
 	policy := func(tier, peer string, number intstr.IntOrString) *networkingv1.NetworkPolicy {
-		return &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{
+		meta := metav1.ObjectMeta{
+			Name: tier, Labels: map[string]string{"app": "shop", "tier": tier}, Annotations: map[string]string{"rules": tier},
+			OwnerReferences: []metav1.OwnerReference{{Name: "shop", Controller: new(true)}, {Name: tier}},
+		}
+		return &networkingv1.NetworkPolicy{ObjectMeta: meta, Spec: networkingv1.NetworkPolicySpec{
 			PodSelector: *pods(tier),
 			Ingress:     []networkingv1.NetworkPolicyIngressRule{{From: []networkingv1.NetworkPolicyPeer{{PodSelector: pods(peer)}}, Ports: port(number)}, {}},
 			Egress: []networkingv1.NetworkPolicyEgressRule{
@@ -76,6 +85,7 @@ func TestSharePolicies(t *testing.T) {
 	for _, one := range all {
 		NewWithT(t).Expect(one.Spec.Ingress[0].From[0].PodSelector).To(BeIdenticalTo(all[0].Spec.Egress[0].To[0].PodSelector))
 	}
+	NewWithT(t).Expect(all[3].OwnerReferences[0].Controller).To(BeIdenticalTo(all[0].OwnerReferences[0].Controller), "an owner")
 	NewWithT(t).Expect(all[3].Spec.Ingress[0].Ports[0].Port).To(BeIdenticalTo(all[0].Spec.Ingress[0].Ports[0].Port), "a whole rule")
 }
 

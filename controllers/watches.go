@@ -49,6 +49,10 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := indexer.IndexField(context.Background(), &networkingv1.NetworkPolicy{}, ownerIndex, owner); err != nil {
 		return fmt.Errorf("index NetworkPolicies: %w", err)
 	}
+	var err error
+	if r.pods, err = heldPods(mgr.GetCache()); err != nil {
+		return err
+	}
 	if err := metrics.Registry.Register(inventory{mgr.GetClient()}); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
@@ -61,7 +65,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if r.enforcement != nil {
 		watching.WatchesRawSource(source.Channel(r.enforcement.changed, handler.TypedEnqueueRequestsFromMapFunc(r.all)))
 	}
-	err := watching.
+	err = watching.
 		For(&v1alpha1.AppIsolation{}, notOurStatus).
 		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
@@ -95,10 +99,9 @@ func untilSeen() workqueue.TypedRateLimiter[reconcile.Request] {
 // The keys of referenceIndex. An application has one for everything whose change concerns it.
 func appReference(key types.NamespacedName) string  { return "app/" + key.String() }
 func namespaceReference(name string) string         { return "namespace/" + name }
-func policyReference(namespace, name string) string { return "policy/" + namespace + "/" + name }
+func policyReference(namespace, head string) string { return "policy/" + namespace + "/" + head }
 func scopeReference(namespace string) string        { return "scope/" + namespace }
-
-func seenReference(namespace string) string { return "seen/" + namespace }
+func seenReference(namespace string) string         { return "seen/" + namespace }
 
 const apiServerReference = "api-server"
 
@@ -117,14 +120,12 @@ func references(object client.Object) []string {
 	if isolation.UsesAPIServer(app) {
 		keys = append(keys, apiServerReference)
 	}
-	// Whoever takes or frees the name of one of its policies concerns it too.
-	for _, tier := range app.Spec.Tiers {
-		keys = append(keys, policyReference(app.Namespace, isolation.PolicyName(app.Name, string(tier.Name))))
-	}
 	if app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
-		keys = append(keys, scopeReference(app.Namespace), policyReference(app.Namespace, isolation.PolicyName(app.Name, isolation.DefaultDeny)))
+		keys = append(keys, scopeReference(app.Namespace))
 	}
-	return keys
+	// Whoever takes or frees the name of one of its policies concerns it too. One key, not one for each tier: an index has
+	// two maps for every key, and eight tiers would be most of what is held of an application.
+	return append(keys, policyReference(app.Namespace, isolation.Head(app.Name)))
 }
 
 // owner is who a policy belongs to, by the same proofs as isolation.Owns: the UID of its application or profile, or, of
@@ -157,7 +158,13 @@ func (r *Reconciler) concernedByApp(ctx context.Context, object client.Object) [
 
 // concernedByPolicy are the application that owns the policy and the one that wants its name.
 func (r *Reconciler) concernedByPolicy(ctx context.Context, policy client.Object) []reconcile.Request {
-	requests := r.referring(ctx, policyReference(policy.GetNamespace(), policy.GetName()))
+	var requests []reconcile.Request
+	for _, head := range isolation.Heads(policy.GetName()) {
+		apps := r.apps(ctx, client.MatchingFields{referenceIndex: policyReference(policy.GetNamespace(), head)})
+		requests = append(requests, requestsFor(slices.DeleteFunc(apps, func(app v1alpha1.AppIsolation) bool {
+			return !isolation.Wants(&app, policy.GetName())
+		}))...)
+	}
 	controller := metav1.GetControllerOf(policy)
 	if controller != nil && controller.Kind == "AppIsolation" && controller.APIVersion == v1alpha1.GroupVersion.String() {
 		key := types.NamespacedName{Namespace: policy.GetNamespace(), Name: controller.Name}
@@ -212,14 +219,23 @@ func (r *Reconciler) referring(ctx context.Context, key string) []reconcile.Requ
 func (r *Reconciler) all(ctx context.Context, _ struct{}) []reconcile.Request { return r.list(ctx) }
 
 func (r *Reconciler) list(ctx context.Context, which ...client.ListOption) []reconcile.Request {
+	return requestsFor(r.apps(ctx, which...))
+}
+
+// apps are some applications, as the cache has them: nothing of them may be changed.
+func (r *Reconciler) apps(ctx context.Context, which ...client.ListOption) []v1alpha1.AppIsolation {
 	var apps v1alpha1.AppIsolationList
 	which = append(which, client.UnsafeDisableDeepCopy, client.DisableReadYourWritesConsistency)
 	if err := r.List(ctx, &apps, which...); err != nil {
 		log.FromContext(ctx).Error(err, "look up the applications that a change concerns", "which", which)
 	}
+	return apps.Items
+}
+
+func requestsFor(apps []v1alpha1.AppIsolation) []reconcile.Request {
 	var requests []reconcile.Request
-	for i := range apps.Items {
-		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&apps.Items[i])})
+	for i := range apps {
+		requests = append(requests, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&apps[i])})
 	}
 	return requests
 }

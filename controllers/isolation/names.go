@@ -3,6 +3,7 @@ package isolation
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -45,6 +46,34 @@ const maxName = 63
 // PolicyName is the name of a tier's policy: <app>-<tier>, or, where that is longer than 63 characters, its beginning
 // and 8 hex digits of a hash of the whole. Distinct, stable and legal for every legal name.
 func PolicyName(app, tier string) string { return shorten(app + "-" + tier) }
+
+// Wants says whether a policy of this name is one of the application's, as it is declared.
+func Wants(app *v1alpha1.AppIsolation, policy string) bool {
+	for i := range app.Spec.Tiers {
+		if policy == PolicyName(app.Name, string(app.Spec.Tiers[i].Name)) {
+			return true
+		}
+	}
+	return app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && policy == PolicyName(app.Name, DefaultDeny)
+}
+
+// maxHead is how much of an application's name is in its policies' names even where they are shortened, and less.
+const maxHead = 40
+
+// Head is the beginning of an application's name, by which to find it from the name of a policy that it wants.
+func Head(app string) string { return strings.TrimRight(app[:min(len(app), maxHead)], "-.") }
+
+// Heads are the beginnings of a policy's name of which one is the Head of whichever application wants it: where the
+// application's name ends and the tier's begins, the policy's name does not tell.
+func Heads(policy string) []string {
+	heads := []string{Head(policy)}
+	for i, char := range policy[:min(len(policy), maxHead+1)] {
+		if head := Head(policy[:i]); char == '-' && !slices.Contains(heads, head) {
+			heads = append(heads, head)
+		}
+	}
+	return heads
+}
 
 // BaselineName is the name of a profile's policy. No application's policy can have it, as a tier's
 // name has no dot: at most 54 characters are not shortened, and a label cannot hold more than 63.

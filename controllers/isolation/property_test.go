@@ -312,3 +312,23 @@ func TestPolicyNames(t *testing.T) {
 		}
 	})
 }
+
+// By the beginning of a policy's name every application is found that wants it, also where both are shortened.
+func TestHeads(t *testing.T) {
+	dashes := rapid.StringMatching(`[a-z0-9]((-{1,30}|\.)?[a-z0-9]{1,15}){0,8}`)
+	tierName := rapid.StringMatching(`[a-z0-9]([-a-z0-9]{0,18}[a-z0-9])?`)
+	rapid.Check(t, func(t *rapid.T) {
+		g := NewWithT(t)
+		app, tier := dashes.Draw(t, "app"), tierName.Draw(t, "tier")
+		name := PolicyName(app, tier)
+		g.Expect(Heads(name)).To(ContainElement(Head(app)), name)
+		declared := &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Name: app}}
+		g.Expect(Wants(declared, name)).To(BeFalse())
+		declared.Spec.Tiers = []v1alpha1.Tier{{Name: "other-" + v1alpha1.TierName(tier)}, {Name: v1alpha1.TierName(tier)}}
+		g.Expect(Wants(declared, name)).To(BeTrue())
+		g.Expect(Wants(declared, PolicyName(app, DefaultDeny))).To(Equal(tier == DefaultDeny))
+		declared.Spec.Scope = v1alpha1.ScopeNamespace
+		g.Expect(Wants(declared, PolicyName(app, DefaultDeny))).To(BeTrue())
+	})
+	NewWithT(t).Expect(Heads("shop-web-front")).To(Equal([]string{"shop-web-front", "shop", "shop-web"}))
+}
