@@ -9,12 +9,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -24,6 +26,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/controlplane"
@@ -42,8 +45,10 @@ type world struct {
 	// raw speaks protobuf and has no limit of its own; crs is for what the API server speaks JSON of only.
 	raw kubernetes.Interface
 	crs client.WithWatch
-	// binary is the operator as it is in the image, kubeconfig its service account's.
-	binary, kubeconfig string
+	// command is the operator as it is in the image, with what the Deployment has in its environment before it; kubeconfig
+	// its service account's.
+	command    []string
+	kubeconfig string
 	// servers are the process numbers of the API server and of etcd.
 	servers []int
 }
@@ -88,13 +93,34 @@ func (w *world) prepare(ctx context.Context) error {
 		}
 		w.servers = append(w.servers, pid)
 	}
-	w.binary = filepath.Join(w.Dir, "manager")
-	build := exec.CommandContext(ctx, "go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", w.binary, ".")
+	binary := filepath.Join(w.Dir, "manager")
+	build := exec.CommandContext(ctx, "go", "build", "-tags", "no_svg", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("compile the operator: %w\n%s", err, output)
 	}
-	return nil
+	env, err := environment()
+	w.command = slices.Concat([]string{"env"}, env, []string{binary})
+	return err
+}
+
+// environment is what the Deployment sets in the operator's environment, but for what only a pod knows of itself.
+func environment() ([]string, error) {
+	text, err := os.ReadFile(filepath.Join("config", "manager", "manager.yaml"))
+	if err != nil {
+		return nil, err
+	}
+	var deployment appsv1.Deployment
+	if err := yaml.UnmarshalStrict(text, &deployment); err != nil {
+		return nil, err
+	}
+	var env []string
+	for _, variable := range deployment.Spec.Template.Spec.Containers[0].Env {
+		if variable.ValueFrom == nil {
+			env = append(env, variable.Name+"="+variable.Value)
+		}
+	}
+	return env, nil
 }
 
 func (w *world) stop() { _ = w.Stop() }
@@ -155,7 +181,7 @@ func (w *world) startStandby(ctx context.Context, args ...string) (*operator, er
 		return nil, err
 	}
 	args = append(args, "--zap-log-level=error", "--metrics-bind-address="+address)
-	process, err := controlplane.StartOperator([]string{w.binary}, w.kubeconfig, os.Stderr, args...)
+	process, err := controlplane.StartOperator(w.command, w.kubeconfig, os.Stderr, args...)
 	if err != nil {
 		return nil, err
 	}
