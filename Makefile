@@ -35,6 +35,7 @@ test: controlplane olm ## Run all tests
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
+	@$(MAKE) --no-print-directory -j2 --output-sync=target compat # they wait more than they work
 
 # Once with client-go's detector of writes into the cache, and once with the race detector, in the operator.
 SEEDS = 1
@@ -176,15 +177,14 @@ release: image ## Make all that a release publishes, in dist/release, and check 
 	go run ./hack/release seal dist/release
 	go run ./hack/release check dist/release $(VERSION) $(IMG)
 
-# Not part of "make test": to compile what a minor takes is five minutes on two cores.
 .PHONY: compat
-compat: controlplane olm ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35")
-	@for minor in $(MINORS); do \
-		hack/controlplane/build $(K8S)-$$minor $$minor; \
-		echo "on Kubernetes $$minor"; \
-		KUBEBUILDER_ASSETS=$(K8S)-$$minor go test -count=1 -timeout 20m ./test/integration; \
-		KUBEBUILDER_ASSETS=$(K8S)-$$minor go -C test/olm test -count=1 -timeout 10m .; \
-	done
+compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35")
+
+.PHONY: $(MINORS:%=compat-%)
+$(MINORS:%=compat-%): compat-%: controlplane olm
+	hack/controlplane/build $(K8S)-$* $*
+	KUBEBUILDER_ASSETS=$(K8S)-$* go test -count=1 -timeout 20m ./test/integration
+	KUBEBUILDER_ASSETS=$(K8S)-$* go -C test/olm test -count=1 -timeout 10m .
 
 # Of a clone, as the version that a tag names is built in only where nothing is changed.
 .PHONY: dryrelease
@@ -204,6 +204,18 @@ controlplane: ## Compile etcd, the API server, the controller manager and kubect
 .PHONY: olm
 olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 	@hack/olm/build
+
+# What tests and checks compile on their way. Ahead of them, while others wait and at the lowest priority, it costs little
+# time: .ci/run does so.
+.PHONY: ahead
+ahead: ## Compile what "make test lint verify" will take, once
+	GOFLAGS="$$(go env GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
+	go build -modfile=hack/helm/go.mod -o /dev/null tool
+	go -C test/argocd test -c -o /dev/null .
+	hack/controlplane/build $(K8S) node
+	for minor in $(MINORS); do hack/controlplane/build $(K8S)-$$minor $$minor; done
+	for tools in image tools govulncheck crdify actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
+	hack/operator-sdk/build
 
 .PHONY: clean
 clean: ## Remove everything that was built
