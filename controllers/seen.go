@@ -146,7 +146,7 @@ func (*heldPod) GetObjectKind() schema.ObjectKind { return schema.EmptyObjectKin
 
 // DeepCopyObject makes it an object of the cache.
 func (p *heldPod) DeepCopyObject() runtime.Object {
-	return &heldPod{*p.ObjectMeta.DeepCopy(), p.spec.DeepCopy()}
+	return &heldPod{*p.DeepCopy(), p.spec.DeepCopy()}
 }
 
 // pod is it as others know it.
