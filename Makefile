@@ -209,7 +209,7 @@ olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 # time: .ci/run does so.
 .PHONY: ahead
 ahead: ## Compile what "make test lint verify" will take, once
-	GOFLAGS="$$(go env GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
+	GOFLAGS="$${GOFLAGS:-} -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
 	go -C test/argocd test -c -o /dev/null .
 	hack/controlplane/build $(K8S) node

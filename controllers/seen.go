@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	"unique"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -162,7 +161,7 @@ func trimPods() func(object any) (any, error) {
 	return func(object any) (any, error) {
 		pod, ok := object.(*corev1.Pod)
 		if !ok {
-			return object, nil // a tombstone, or what is trimmed already
+			return object, nil // it is trimmed already
 		}
 		held := &heldPod{trimMeta(pod.ObjectMeta), &corev1.PodSpec{HostNetwork: pod.Spec.HostNetwork}}
 		if ports := namedPorts(pod); ports != nil {
@@ -190,21 +189,21 @@ func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	return ports
 }
 
-// rules are how many rules and selectors sharePolicies remembers. A list comes by namespace, and an application's policies
+// rules are how many rules and selectors sharePolicies remembers, and how many words. A list comes by namespace, and an application's policies
 // are written at once: that few are enough for any number of policies.
 const rules = 1000
 
 // sharePolicies lets policies share the words of their labels, and the rules, selectors and owners in which they are the
 // same: all have the rule for DNS, and each tier's selector is in the rules of those that it talks to.
 func sharePolicies() func(object any) (any, error) {
-	known := lru.New(rules)
+	known, words := lru.New(rules), lru.New(rules)
 	return func(object any) (any, error) {
 		policy, ok := object.(*networkingv1.NetworkPolicy)
 		if !ok {
 			return object, nil
 		}
 		policy.ManagedFields = nil
-		policy.Labels = interned(policy.Labels)
+		policy.Labels = inSharedWords(words, policy.Labels)
 		for i, owner := range policy.OwnerReferences {
 			policy.OwnerReferences[i] = *shared(known, &owner)
 		}
@@ -223,14 +222,21 @@ func sharePolicies() func(object any) (any, error) {
 	}
 }
 
-// interned are labels whose words are in memory once, however many objects have them.
-func interned(words map[string]string) map[string]string {
-	if words == nil {
+// inSharedWords are the same labels in words that are known already, where they are.
+func inSharedWords(known *lru.Cache, labels map[string]string) map[string]string {
+	if labels == nil {
 		return nil
 	}
-	same := make(map[string]string, len(words))
-	for key, value := range words {
-		same[unique.Make(key).Value()] = unique.Make(value).Value()
+	word := func(word string) string {
+		if same, found := known.Get(word); found {
+			return same.(string)
+		}
+		known.Add(word, word)
+		return word
+	}
+	same := make(map[string]string, len(labels))
+	for key, value := range labels {
+		same[word(key)] = word(value)
 	}
 	return same
 }

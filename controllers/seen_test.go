@@ -3,8 +3,10 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
@@ -61,7 +63,7 @@ func TestSharePolicies(t *testing.T) {
 	}
 	policy := func(tier, peer string, number intstr.IntOrString) *networkingv1.NetworkPolicy {
 		meta := metav1.ObjectMeta{
-			Name: tier, Labels: map[string]string{"app": "shop", "tier": tier}, Annotations: map[string]string{"rules": tier},
+			Name: tier, Labels: map[string]string{"app": strings.Clone("shop"), "tier": tier}, Annotations: map[string]string{"rules": tier},
 			OwnerReferences: []metav1.OwnerReference{{Name: "shop", Controller: new(true)}, {Name: tier}},
 		}
 		return &networkingv1.NetworkPolicy{ObjectMeta: meta, Spec: networkingv1.NetworkPolicySpec{
@@ -85,6 +87,8 @@ func TestSharePolicies(t *testing.T) {
 	for _, one := range all {
 		NewWithT(t).Expect(one.Spec.Ingress[0].From[0].PodSelector).To(BeIdenticalTo(all[0].Spec.Egress[0].To[0].PodSelector))
 	}
+	word := func(policy *networkingv1.NetworkPolicy) *byte { return unsafe.StringData(policy.Labels["app"]) }
+	NewWithT(t).Expect(word(all[3])).To(BeIdenticalTo(word(all[0])), "a word")
 	NewWithT(t).Expect(all[3].OwnerReferences[0].Controller).To(BeIdenticalTo(all[0].OwnerReferences[0].Controller), "an owner")
 	NewWithT(t).Expect(all[3].Spec.Ingress[0].Ports[0].Port).To(BeIdenticalTo(all[0].Spec.Ingress[0].Ports[0].Port), "a whole rule")
 }

@@ -57,7 +57,8 @@ func Wants(app *v1alpha1.AppIsolation, policy string) bool {
 	return app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && policy == PolicyName(app.Name, DefaultDeny)
 }
 
-// maxHead is how much of an application's name is in its policies' names even where they are shortened, and less.
+// maxHead is less of an application's name than is in its policies' names even where they are shortened, but for dashes and
+// dots at its end.
 const maxHead = 40
 
 // Head is the beginning of an application's name, by which to find it from the name of a policy that it wants.

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 )
@@ -30,8 +31,6 @@ func (cp *ControlPlane) StartAnother(ctx context.Context, kubeconfig string, fau
 	if err != nil {
 		return "", err
 	}
-	between := newEtcdProxy(etcd, faults)
-	context.AfterFunc(ctx, between.Close)
 	address, err := FreeAddress()
 	if err != nil {
 		return "", err
@@ -45,6 +44,7 @@ func (cp *ControlPlane) StartAnother(ctx context.Context, kubeconfig string, fau
 		return "", err
 	}
 	defer output.Close()
+	between := newEtcdProxy(etcd, faults)
 	// Of two equal flags the last one counts, unless they make a list. Where the API servers are is for the first one to say.
 	args = slices.DeleteFunc(args, func(arg string) bool { return strings.HasPrefix(arg, "--etcd-servers=") })
 	command := exec.Command(filepath.Join(cp.Assets, APIServer), slices.Concat(args, []string{ //nolint:gosec // it is ours
@@ -55,7 +55,10 @@ func (cp *ControlPlane) StartAnother(ctx context.Context, kubeconfig string, fau
 	if err != nil {
 		return "", err
 	}
-	cp.later = append(cp.later, server)
+	context.AfterFunc(ctx, func() {
+		_ = server.Kill()
+		between.Close()
+	})
 	if path, err = through("https://"+address, kubeconfig, cp.Dir); err != nil {
 		return "", err
 	}
@@ -63,7 +66,9 @@ func (cp *ControlPlane) StartAnother(ctx context.Context, kubeconfig string, fau
 	if err != nil {
 		return "", err
 	}
-	return path, awaitReady(ctx, config)
+	starting, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	return path, awaitReady(starting, config)
 }
 
 // newEtcdProxy is one in front of etcd, which speaks gRPC: HTTP/2, here in the clear.
@@ -76,10 +81,7 @@ func newEtcdProxy(etcd *url.URL, faults []Fault) *httptest.Server {
 		Rewrite:       func(request *httputil.ProxyRequest) { request.SetURL(etcd) },
 		ErrorLog:      log.New(io.Discard, "", 0),
 	}
-	for _, fault := range slices.Backward(faults) {
-		handler = fault(handler)
-	}
-	server := httptest.NewUnstartedServer(handler)
+	server := httptest.NewUnstartedServer(behind(handler, faults))
 	server.Config.Protocols = &protocols
 	server.Start()
 	return server

@@ -92,7 +92,7 @@ func (cp *ControlPlane) start(component string, args []string) error {
 	if err != nil {
 		return err
 	}
-	cp.later = append(cp.later, child)
+	cp.restarted = append(cp.restarted, child)
 	return nil
 }
 

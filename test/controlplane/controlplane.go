@@ -52,8 +52,8 @@ type ControlPlane struct {
 	plane             envtest.ControlPlane
 	controllerManager *Child
 	janitor           *janitor
-	// later are the processes that were started again, or beside the others.
-	later []*Child
+	// restarted are the processes that were started again.
+	restarted []*Child
 }
 
 // Start returns once all three processes work. Whoever calls it must call Stop; if this process ends without, the
@@ -99,7 +99,7 @@ func (cp *ControlPlane) Stop() error {
 		err = cp.controllerManager.Kill() // it holds nothing that anyone will miss
 	}
 	_ = cp.plane.Stop() // an error each time: that it had to kill
-	for _, child := range cp.later {
+	for _, child := range cp.restarted {
 		err = errors.Join(err, child.Kill())
 	}
 	if cp.janitor != nil {

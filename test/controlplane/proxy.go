@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"sync/atomic"
 
 	"k8s.io/client-go/rest"
@@ -64,11 +65,16 @@ func (cp *ControlPlane) NewProxy(kubeconfig string) (*Proxy, error) {
 
 // Set replaces all faults. A request meets the first one first. What is under way goes on as it began.
 func (p *Proxy) Set(faults ...Fault) {
-	handler := p.forward
-	for i := len(faults) - 1; i >= 0; i-- {
-		handler = faults[i](handler)
-	}
+	handler := behind(p.forward, faults)
 	p.handler.Store(&handler)
+}
+
+// behind is a handler behind faults, the first of which a request meets first.
+func behind(handler http.Handler, faults []Fault) http.Handler {
+	for _, fault := range slices.Backward(faults) {
+		handler = fault(handler)
+	}
+	return handler
 }
 
 // Cut ends all connections.
