@@ -15,8 +15,12 @@ MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod)))
 CODE = $(filter-out hack/%,$(MODULES)) hack/image
 TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 # The race detector needs a C compiler. One package at a time: several start a control plane, and no cached result: much
-# of what they test is outside Go's sight.
-GOTEST = go test $(if $(shell command -v "$$(go env CC)"),-race) -p 1 -count=1 -timeout 20m
+# of what they test is outside Go's sight. Vet is the linters' part, so that nothing is vetted twice.
+RACE = $(if $(shell command -v "$$(go env CC)"),-race)
+GOTEST = go test $(RACE) -p 1 -count=1 -timeout 20m
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -vet=off)
+# With "-p 1" only one thing would be compiled at a time, so all is compiled before.
+COMPILE = go list $(RACE) -export -deps -test
 
 .PHONY: help
 help: ## Print this list
@@ -28,14 +32,15 @@ demo: controlplane build ## Show the operator at work on a control plane of its 
 
 .PHONY: test
 test: controlplane olm ## Run all tests
+	$(COMPILE) ./... >/dev/null
 	KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) ./...
+	cd test/e2e && $(COMPILE) ./... >/dev/null
 	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged|node)$$')
 	go -C hack/image test -count=1 .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
-	@$(MAKE) --no-print-directory -j2 --output-sync=target compat # they wait more than they work
 
 # Once with client-go's detector of writes into the cache, and once with the race detector, in the operator.
 SEEDS = 1
@@ -177,6 +182,7 @@ release: image ## Make all that a release publishes, in dist/release, and check 
 	go run ./hack/release seal dist/release
 	go run ./hack/release check dist/release $(VERSION) $(IMG)
 
+# Not part of "make test": to compile what a minor takes is five minutes on two cores.
 .PHONY: compat
 compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35")
 
@@ -209,11 +215,10 @@ olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 # time: .ci/run does so.
 .PHONY: ahead
 ahead: ## Compile what "make test lint verify" will take, once
-	GOFLAGS="$${GOFLAGS:-} -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
+	GOFLAGS="$(GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
 	go -C test/argocd test -c -o /dev/null .
 	hack/controlplane/build $(K8S) node
-	for minor in $(MINORS); do hack/controlplane/build $(K8S)-$$minor $$minor; done
 	for tools in image tools govulncheck crdify actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
 	hack/operator-sdk/build
 
