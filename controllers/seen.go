@@ -189,8 +189,8 @@ func namedPorts(pod *corev1.Pod) []corev1.ContainerPort {
 	return ports
 }
 
-// rules are how many rules and selectors sharePolicies remembers, and how many words. A list comes by namespace, and an application's policies
-// are written at once: that few are enough for any number of policies.
+// rules are how many rules and selectors sharePolicies remembers, and how many words. A list comes by namespace, and an
+// application's policies are written at once: that few are enough for any number of policies.
 const rules = 1000
 
 // sharePolicies lets policies share the words of their labels, and the rules, selectors and owners in which they are the

@@ -19,9 +19,9 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// StartAnother starts a second API server of the same cluster. What it asks of etcd meets faults on the way, so that it can
-// be one that lags behind. It returns the kubeconfig of a user of the first one by way of the second. Both it and what is
-// between it and etcd end with the control plane.
+// StartAnother starts a second API server of the same cluster, which ends with the context. What it asks of etcd meets faults
+// on the way, so that it can be one that lags behind. It returns the kubeconfig of a user of the first one by way of the
+// second.
 func (cp *ControlPlane) StartAnother(ctx context.Context, kubeconfig string, faults ...Fault) (path string, err error) {
 	args, err := cp.arguments(APIServer)
 	if err != nil {
