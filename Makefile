@@ -217,6 +217,7 @@ olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 ahead: ## Compile what "make test lint verify" will take, once
 	GOFLAGS="$(GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -tags no_svg -trimpath -o /dev/null .; done # the image's
 	go -C test/argocd test -c -o /dev/null .
 	hack/controlplane/build $(K8S) node
 	for tools in image tools govulncheck crdify actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
