@@ -38,7 +38,7 @@ test: controlplane olm ## Run all tests
 	cd test/e2e && KUBEBUILDER_ASSETS=$(K8S) $(GOTEST) $$(go list ./... | grep -vE '/(e2e|judged|node)$$')
 	go -C hack/image test -count=1 .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
-	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 10m .
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 20m .
 	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
 
@@ -190,7 +190,7 @@ compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's
 $(MINORS:%=compat-%): compat-%: controlplane olm
 	hack/controlplane/build $(K8S)-$* $*
 	KUBEBUILDER_ASSETS=$(K8S)-$* go test -count=1 -timeout 20m ./test/integration
-	KUBEBUILDER_ASSETS=$(K8S)-$* go -C test/olm test -count=1 -timeout 10m .
+	KUBEBUILDER_ASSETS=$(K8S)-$* go -C test/olm test -count=1 -timeout 20m .
 
 # Of a clone, as the version that a tag names is built in only where nothing is changed.
 .PHONY: dryrelease
@@ -219,9 +219,9 @@ ahead: ## Compile what "make test lint verify" will take, once
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
 	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -tags no_svg -trimpath -o /dev/null .; done # the image's
 	go -C test/argocd test -c -o /dev/null .
+	hack/operator-sdk/build
 	hack/controlplane/build $(K8S) node
 	for tools in image tools govulncheck crdify actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
-	hack/operator-sdk/build
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -17,7 +17,8 @@ import (
 func TestScorecard(t *testing.T) {
 	g := NewWithT(t)
 	dir := t.TempDir()
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, "scorecard-test"),
+	// As operator-sdk is built, whose packages these are.
+	build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(dir, "scorecard-test"),
 		"-tags=containers_image_openpgp,exclude_graphdriver_btrfs,exclude_graphdriver_devicemapper",
 		"github.com/operator-framework/operator-sdk/images/scorecard-test")
 	build.Dir, build.Env = root+"/hack/operator-sdk", append(os.Environ(), "CGO_ENABLED=0")
