@@ -168,11 +168,8 @@ func trimPods() func(object any) (any, error) {
 			held.spec.Containers = []corev1.Container{{Ports: ports}}
 		}
 		template := fmt.Sprint(held.Labels, held.spec.HostNetwork, held.spec.Containers)
-		if same, found := known.Get(template); found {
-			held.Labels, held.spec = same.(*heldPod).Labels, same.(*heldPod).spec
-		} else {
-			known.Add(template, held)
-		}
+		same := remembered(known, template, held)
+		held.Labels, held.spec = same.Labels, same.spec
 		return held, nil
 	}
 }
@@ -227,16 +224,9 @@ func inSharedWords(known *lru.Cache, labels map[string]string) map[string]string
 	if labels == nil {
 		return nil
 	}
-	word := func(word string) string {
-		if same, found := known.Get(word); found {
-			return same.(string)
-		}
-		known.Add(word, word)
-		return word
-	}
 	same := make(map[string]string, len(labels))
 	for key, value := range labels {
-		same[word(key)] = word(value)
+		same[remembered(known, key, key)] = remembered(known, value, value)
 	}
 	return same
 }
@@ -259,7 +249,11 @@ func shared[T interface{ Marshal() ([]byte, error) }](known *lru.Cache, value T)
 	if err != nil {
 		return value
 	}
-	key := fmt.Sprintf("%T %s", value, text)
+	return remembered(known, fmt.Sprintf("%T %s", value, text), value)
+}
+
+// remembered is what is known by a key already, or else the value, which is from now on.
+func remembered[T any](known *lru.Cache, key string, value T) T {
 	if same, found := known.Get(key); found {
 		return same.(T)
 	}
