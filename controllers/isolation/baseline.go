@@ -29,7 +29,7 @@ func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 	for _, site := range sites {
 		var want *networkingv1.NetworkPolicy
 		if site.Labelled {
-			want = Baseline(profile, site.Namespace)
+			want = ownedBaseline(profile, site.Namespace)
 		}
 		have := site.Policy
 		switch {
@@ -58,8 +58,8 @@ func OwnsBaseline(profile *v1alpha1.IsolationProfile, policy *networkingv1.Netwo
 	return profile.UID != "" && policy.Labels[LabelProfileUID] == string(profile.UID)
 }
 
-// Baseline is the policy that a valid profile puts on a namespace that names it, or nil if it puts none. It has no
-// rules: what it denies, an AppIsolation's policies may allow.
+// Baseline is the policy that a valid profile puts on a namespace that names it, or nil if it puts none, without the marks
+// of whose it is. It has no rules: what it denies, an AppIsolation's policies may allow.
 func Baseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv1.NetworkPolicy {
 	types := map[v1alpha1.Baseline][]networkingv1.PolicyType{
 		v1alpha1.BaselineDenyIngress: {networkingv1.PolicyTypeIngress},
@@ -73,11 +73,18 @@ func Baseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace: namespace,
 			Name:      BaselineName(profile.Name),
-			Labels: map[string]string{
-				LabelManagedBy: ManagedBy, LabelProfile: shorten(profile.Name), LabelProfileUID: string(profile.UID),
-			},
-			OwnerReferences: []metav1.OwnerReference{controlledBy("IsolationProfile", profile)},
+			Labels:    map[string]string{LabelManagedBy: ManagedBy, LabelProfile: shorten(profile.Name)},
 		},
 		Spec: networkingv1.NetworkPolicySpec{PolicyTypes: slices.Clone(types)},
 	}
+}
+
+// ownedBaseline is the baseline with the marks of its profile.
+func ownedBaseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv1.NetworkPolicy {
+	policy := Baseline(profile, namespace)
+	if policy != nil {
+		policy.Labels[LabelProfileUID] = string(profile.UID)
+		policy.OwnerReferences = []metav1.OwnerReference{controlledBy("IsolationProfile", profile)}
+	}
+	return policy
 }

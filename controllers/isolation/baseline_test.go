@@ -17,7 +17,7 @@ func TestBaselinePlan(t *testing.T) {
 		}
 	}
 	there := func(change ...func(*networkingv1.NetworkPolicy)) *networkingv1.NetworkPolicy {
-		policy := Baseline(profile(v1alpha1.BaselineDenyAll), "shop")
+		policy := ownedBaseline(profile(v1alpha1.BaselineDenyAll), "shop")
 		for _, c := range change {
 			c(policy)
 		}
@@ -62,7 +62,7 @@ func TestBaselinePlan(t *testing.T) {
 			NewWithT(t).Expect(plan.Conflicts).To(Equal(row.conflicts))
 			for _, change := range plan.Changes() {
 				if change.Operation != v1alpha1.OperationDelete {
-					NewWithT(t).Expect(contentsOf(change.Policy)).To(Equal(contentsOf(Baseline(profile(row.baseline), "shop"))))
+					NewWithT(t).Expect(contentsOf(change.Policy)).To(Equal(contentsOf(ownedBaseline(profile(row.baseline), "shop"))))
 				}
 			}
 		})
