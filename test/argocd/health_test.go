@@ -14,6 +14,7 @@ import (
 	. "github.com/onsi/gomega/gstruct"
 	gomegatypes "github.com/onsi/gomega/types"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
@@ -33,6 +34,7 @@ type situation struct {
 	profile string // that the namespace names
 	given   string // what is there before
 	is      string // itself
+	edits   string // a patch of its policy, by which somebody opens it again and again
 }
 
 const (
@@ -42,8 +44,10 @@ const (
 	quota    = `{apiVersion: v1, kind: ResourceQuota, metadata: {name: none}, spec: {hard: {count/networkpolicies.networking.k8s.io: "0"}}}`
 )
 
-func profileOf(name string) string {
-	return fmt.Sprintf(`{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: %s}, spec: {baseline: DenyIngress}}`, name)
+func profileOf(name string) string { return profileWith(name, "baseline: DenyIngress") }
+
+func profileWith(name, spec string) string {
+	return fmt.Sprintf(`{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: %s}, spec: {%s}}`, name, spec)
 }
 
 func shopOf(spec string) string { return fmt.Sprintf(declared, "shop", spec) }
@@ -82,7 +86,7 @@ var situations = []situation{{
 }, {
 	name: "forbidden", argo: health.HealthStatusDegraded, flux: status.FailedStatus,
 	says: "ForbiddenByProfile: ", profile: "forbidding",
-	given: `{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: forbidding}, spec: {guardrails: {requiredScope: Namespace}}}`,
+	given: profileWith("forbidding", "guardrails: {requiredScope: Namespace}"),
 	is:    shopOf(web),
 }, {
 	name: "profile-not-found", argo: health.HealthStatusDegraded, flux: status.FailedStatus, says: "ProfileNotFound: ", profile: "nosuch", is: shopOf(web),
@@ -94,6 +98,9 @@ var situations = []situation{{
 	name: "name-conflict", argo: health.HealthStatusDegraded, flux: status.FailedStatus,
 	says:  "NameConflict: NetworkPolicy name-conflict/shop-web exists and belongs to somebody else",
 	given: `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shop-web}, spec: {podSelector: {}}}`, is: shopOf(web),
+}, {
+	name: "contended", argo: health.HealthStatusDegraded, flux: status.FailedStatus,
+	says: "Contended: NetworkPolicy contended/shop-web", is: shopOf(web), edits: `{"spec": {"ingress": [{}]}}`,
 }, {
 	name: "collecting", argo: health.HealthStatusProgressing, flux: status.InProgressStatus,
 	says: "Collecting: ", is: shopOf(web),
@@ -168,6 +175,10 @@ func TestHealth(t *testing.T) {
 			g := NewWithT(t)
 			g.SetDefaultEventuallyTimeout(30 * time.Second)
 			g.Eventually(func(g Gomega) {
+				if s.edits != "" {
+					policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "shop-web"}}
+					g.Expect(c.k8s.Patch(t.Context(), policy, client.RawPatch(types.MergePatchType, []byte(s.edits)), client.FieldOwner("cleaner"))).To(Succeed())
+				}
 				live := c.get(g, objects[s.name])
 				g.Expect(argoHealth(live)).To(isHealth(s.argo, s.says))
 				g.Expect(kstatus(live)).To(Equal(s.flux))
