@@ -42,7 +42,7 @@ var edits = []struct{ name, patch string }{
 	{"all pods", `[{"op": "replace", "path": "/spec/podSelector", "value": {}}]`},
 	{"a label stripped", `[{"op": "remove", "path": "/metadata/labels/appisolation.io~1tier"}]`},
 	{"all labels stripped", `[{"op": "remove", "path": "/metadata/labels"}]`},
-	{"the label with our UID changed", `[{"op": "replace", "path": "/metadata/labels/appisolation.io~1uid", "value": "else"}]`},
+	{"the label with our UID changed", `[{"op": "replace", "path": "/metadata/labels/appisolation.io~1app-uid", "value": "else"}]`},
 	{"a label that has it stay", `[{"op": "add", "path": "/metadata/labels/appisolation.io~1deletion-policy", "value": "Orphan"}]`},
 	{"an annotation alone", `[{"op": "replace", "path": "/metadata/annotations/appisolation.io~1rules", "value": "{}"}]`},
 	{"annotations stripped", `[{"op": "remove", "path": "/metadata/annotations"}]`},
