@@ -141,7 +141,7 @@ func (w *world) roundByOperator(ctx context.Context, round, n int, idle time.Dur
 
 // law is how the time grows with the number of applications, and how that of the raw loop does, in turns.
 func law(ctx context.Context, w *world) ([]figure, error) {
-	const steps, each, least = 5, 3, 250
+	const steps, least, most = 5, 250, 4000
 	status, err := w.usualStatus(ctx, "law")
 	if err != nil {
 		return nil, err
@@ -150,7 +150,7 @@ func law(ctx context.Context, w *world) ([]figure, error) {
 	for step := range steps {
 		n := least << step
 		var raw, own []float64
-		for round := range each {
+		for round := range max(3, most/n) { // the quicker ones differ more
 			_, hand, err := w.roundByHand(ctx, 100+round, n, status)
 			if err != nil {
 				return nil, err
