@@ -91,6 +91,7 @@ type Child struct {
 	Exited <-chan struct{}
 
 	command *exec.Cmd
+	started time.Time
 	err     error
 }
 
@@ -98,7 +99,7 @@ type Child struct {
 func StartChild(command *exec.Cmd) (*Child, error) {
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started, exited := make(chan error), make(chan struct{})
-	c := &Child{Exited: exited, command: command}
+	c := &Child{Exited: exited, command: command, started: time.Now()}
 	go func() {
 		runtime.LockOSThread() // it is this thread that the process dies with, so it has to last
 		defer runtime.UnlockOSThread()
@@ -126,13 +127,21 @@ func (c *Child) Signal(signal syscall.Signal) error {
 	return nil
 }
 
-// Stop ends the process as a cluster would: it has to go by itself.
+// youth is how long a process may take until it listens to signals, on a machine that has much else to do.
+const youth = 5 * time.Second
+
+// Stop ends the process as a cluster would: it has to go by itself, unless it is so young that the signal may end it.
 func (c *Child) Stop() error {
+	young := time.Since(c.started) < youth
 	if err := c.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	select {
 	case <-c.Exited:
+		var exit *exec.ExitError
+		if young && errors.As(c.err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM {
+			return nil
+		}
 		return c.err
 	case <-time.After(patience):
 		return errors.Join(fmt.Errorf("%s did not end within %s", c.command, patience), c.Kill())

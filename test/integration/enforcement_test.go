@@ -47,6 +47,7 @@ var _ = Describe("whether the network enforces policies", Ordered, func() {
 	}
 	stop := func() {
 		GinkgoHelper()
+		defer leader.kill() // whatever becomes of the other one
 		standby.stop()
 		leader.stop()
 		Eventually(led).Should(BeFalse())
