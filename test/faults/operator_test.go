@@ -23,6 +23,11 @@ type operator struct {
 // startOperator starts the operator by a kubeconfig, and ends it with the test.
 func startOperator(t *testing.T, kubeconfig string, args ...string) operator {
 	t.Helper()
+	return startBinary(t, binary, kubeconfig, args...)
+}
+
+func startBinary(t *testing.T, binary, kubeconfig string, args ...string) operator {
+	t.Helper()
 	g := NewWithT(t)
 	log, err := os.CreateTemp(cluster.Dir, "operator-*.log")
 	g.Expect(err).NotTo(HaveOccurred())
