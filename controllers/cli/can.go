@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -259,11 +260,22 @@ func cutPort(text string) (side, port string) {
 func (i *inventory) sides(namespace, from, to string) (a, b isolation.Side, err error) {
 	one, other := parseWho(from), parseWho(to)
 	a, errA := i.side(one, namespace, other.in(namespace))
-	b, errB := i.side(other, namespace, one.in(namespace))
+	b, errB := i.side(other, namespace, whereabouts(a, one.in(namespace)))
+	if one.entity != "" && errB == nil {
+		a, errA = i.side(one, namespace, whereabouts(b, other.in(namespace)))
+	}
 	if errA != nil && errB != nil && errA.Error() == errB.Error() {
 		return a, b, errA
 	}
 	return a, b, errors.Join(errA, errB)
+}
+
+// whereabouts is the namespace that a side was found in, or else where it was said to be.
+func whereabouts(side isolation.Side, said string) string {
+	if len(side.Parties) > 0 {
+		return cmp.Or(side.Parties[0].Namespace, said)
+	}
+	return said
 }
 
 // side finds who is meant.
@@ -331,9 +343,12 @@ func (i *inventory) addressSide(w who) isolation.Side {
 }
 
 func (i *inventory) entitySide(entity v1alpha1.Entity, others string) (isolation.Side, error) {
-	facts := isolation.Facts{Namespaces: i.namespaces, APIServer: i.apiServer}
+	profile, err := i.profile(others)
+	if err != nil {
+		return isolation.Side{}, err
+	}
 	name, _ := isolation.ProfileName(i.namespaces[others])
-	facts.Profile = i.profiles[name]
+	facts := isolation.Facts{Namespaces: i.namespaces, APIServer: i.apiServer, Profile: profile}
 	side := isolation.EntitySide(entity, facts, i.livePods())
 	switch {
 	case len(side.Parties) > 0:

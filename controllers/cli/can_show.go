@@ -245,7 +245,10 @@ const entryDepth = 3
 // styled drops what is empty, and puts each entry on a line of its own.
 func styled(node *yaml.Node, depth int) {
 	node.Style = 0
-	if depth >= entryDepth && node.Kind != yaml.ScalarNode {
+	switch {
+	case node.Kind == yaml.ScalarNode && !isPlain(node):
+		node.Style = yaml.DoubleQuotedStyle
+	case node.Kind != yaml.ScalarNode && depth >= entryDepth:
 		node.Style = yaml.FlowStyle
 	}
 	for _, child := range node.Content {

@@ -11,6 +11,8 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 const shop = "../../config/samples/web-api-db.yaml"
@@ -127,7 +129,7 @@ func TestCan(t *testing.T) {
 		"IngressController shop/web":        {"Unknown", ":80/TCP  Open", ":81/TCP  Unknown", "{name: tcp-81, port: 81}"},
 		"namespace/edge shop/db":            {"Open", "ingress of shop/db         Open   NetworkPolicy shop/legacy ingress[0]"},
 		"namespace/edge pod/agent:1":        {"Unknown", "its pods use their nodes' network"},
-		"namespace/edge shop/web:81":        {"Unknown", "These connections are not all alike. From pods with any labels in namespace edge to pod shop/web:", "ports: [tcp-81]"},
+		"namespace/edge shop/web:81":        {"Unknown", "These connections are not all alike. From pods with any labels in namespace edge to pods with tier=web in namespace shop:", "ports: [tcp-81]"},
 		"namespace/edge pod/web:admin":      {"Blocked", "- {name: edge, from: [{namespace: edge}], to: [web], ports: [admin]}", "- {name: web, ports: [{name: admin, port: admin}]}"},
 		"namespace/nosuch shop/web:80":      {"Unknown", "shop-web ingress[0]"},
 		"namespace/nosuch shop/db":          {"Unknown", "NetworkPolicy shop/odd ingress[0], perhaps"},
@@ -140,7 +142,7 @@ func TestCan(t *testing.T) {
 		"pod/web namespace/other:80":        {"Blocked", "{name: other, from: [web], to: [{namespace: other}], ports: [{port: 80}]}", "NetworkPolicy other/closed"},
 		"namespace/other namespace/edge":    {"Blocked"},
 		"namespace/edge namespace/nosuch":   {"Open", "on every port"},
-		"pod/web pod/web:80":                {"Open", "A pod always reaches itself"},
+		"pod/web pod/web:80":                {"Blocked"},
 		"pod/agent 203.0.113.7:443":         {"Unknown", "its pods use their nodes' network"},
 		"pod/agent pod/web:81":              {"Unknown", "Each node reaches the pods that run on it"},
 		"Nodes shop/db":                     {"Unknown", "Each node reaches the pods that run on it"},
@@ -214,4 +216,45 @@ func TestAnAddressIsThatOfAPodThatRuns(t *testing.T) {
 	found := newInventory()
 	found.pods = []*corev1.Pod{pod("ended", corev1.PodSucceeded), pod("runs", corev1.PodRunning)}
 	NewWithT(t).Expect(found.addressSide(parseWho("10.0.0.7")).Parties[0].String()).To(Equal("pod shop/runs"))
+}
+
+// An entity is what the profile of the other side's namespace says, wherever that is found.
+func TestCanAsksTheProfileOfTheOtherSide(t *testing.T) {
+	const files = `
+{apiVersion: v1, kind: Namespace, metadata: {name: shop, labels: {appisolation.io/profile: strict}}}
+---
+{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: default}, spec: {entities: {monitoring: [{namespace: a}]}}}
+---
+{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: strict}, spec: {entities: {monitoring: [{namespace: b}]}}}
+---
+apiVersion: appisolation.io/v1alpha1
+kind: AppIsolation
+metadata: {name: shop, namespace: shop}
+spec:
+  tiers: [{name: web, podSelector: {matchLabels: {tier: web}}, ports: [{name: metrics, port: 9090}]}]
+  flows: []
+  ingress: [{name: metrics, from: [{entity: Monitoring}], to: [web]}]
+  egress: [{name: metrics, from: [web], to: [{entity: Monitoring}], ports: [{port: 9090}]}]
+`
+	path := filepath.Join(t.TempDir(), "files.yaml")
+	NewWithT(t).Expect(os.WriteFile(path, []byte(files), 0o600)).To(Succeed())
+	for _, question := range []string{"Monitoring shop/web:9090", "shop/web Monitoring:9090"} {
+		out, errOut, err := run(append([]string{"can", "-f", path}, strings.Fields(question)...)...)
+		NewWithT(t).Expect(err).NotTo(HaveOccurred(), out+errOut)
+	}
+
+	wrong := strings.Replace(files, "[{namespace: b}]", "[{}]", 1)
+	NewWithT(t).Expect(os.WriteFile(path, []byte(wrong), 0o600)).To(Succeed())
+	_, _, err := run("can", "-f", path, "Monitoring", "shop/web:9090")
+	NewWithT(t).Expect(err).To(MatchError(ContainSubstring("IsolationProfile strict: ")))
+}
+
+// What is proposed is text to every reader of YAML.
+func TestProposalsAreQuoted(t *testing.T) {
+	g := NewWithT(t)
+	text, err := fragment(v1alpha1.AppIsolationSpec{Ingress: []v1alpha1.Ingress{{Name: "on", From: []v1alpha1.Peer{{
+		PodSelector: &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"canary": "yes", "version": "1", "tier": "web"}},
+	}}}}})
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(text).To(And(ContainSubstring(`name: "on"`), ContainSubstring(`canary: "yes"`), ContainSubstring(`version: "1"`), ContainSubstring("tier: web")))
 }

@@ -69,6 +69,6 @@ func checkYAML(t *testing.T, text string) {
 }
 
 var commandsOnInput = []string{
-	"render -f -", "graph -f -", "graph -f - -o json", "can -f - shop/web shop/db", "can -f - shop/web 203.0.113.7:443", "diff -f - --base ../../config/samples",
+	"render -f -", "graph -f -", "graph -f - -o json", "can -f - shop/web shop/db", "can -f - shop/web 203.0.113.7:443", "can -f - Nodes shop/db", "diff -f - --base ../../config/samples",
 	"import policies -f -", "import workloads -f -", "import flows -f -",
 }

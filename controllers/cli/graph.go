@@ -101,6 +101,9 @@ func (i *inventory) graph(names []string, warnings io.Writer) (isolation.Graph, 
 	var apps []isolation.Pictured
 	beside := i.beside()
 	for _, t := range translations {
+		if t.isRefused() { // what of it is in force is not known
+			continue
+		}
 		seen := except(*beside[t.app.Namespace], t.app)
 		apps = append(apps, isolation.Pictured{App: t.app, Facts: i.facts(t.app), Model: t.model, Seen: seen, PodsKnown: i.live || len(seen.Pods) > 0})
 	}

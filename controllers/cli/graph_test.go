@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -14,7 +15,11 @@ import (
 	"testing"
 
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
@@ -312,4 +317,42 @@ func TestTheImageHasNoGraphviz(t *testing.T) {
 	dockerfile, err := os.ReadFile("../../Dockerfile")
 	g.Expect(err).NotTo(HaveOccurred())
 	g.Expect(string(dockerfile)).To(ContainSubstring("go build -tags no_svg "))
+}
+
+// On a cluster what is wrong does not keep the others from being seen, and has no arrows of its own.
+func TestGraphLeavesOutWhatIsRefused(t *testing.T) {
+	g := NewWithT(t)
+	found := newInventory()
+	found.live = true
+	tier := func(name v1alpha1.TierName) v1alpha1.Tier {
+		return v1alpha1.Tier{Name: name, PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": v1alpha1.LabelValue(name)}}, Ports: []v1alpha1.TierPort{{Port: v1alpha1.Port{Port: intstr.FromInt32(80)}}}}
+	}
+	spec := v1alpha1.AppIsolationSpec{
+		Tiers:   []v1alpha1.Tier{tier("web"), tier("db")},
+		Flows:   []v1alpha1.Flow{{From: "web", To: "db"}},
+		Ingress: []v1alpha1.Ingress{{Name: "other", From: []v1alpha1.Peer{{App: &v1alpha1.AppRef{Name: "refused", Tier: "web"}}}, To: []v1alpha1.TierRef{"web"}}},
+	}
+	for _, namespace := range []string{"shop", "strict"} {
+		found.addNamespace(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace, Labels: map[string]string{v1alpha1.LabelProfile: map[string]string{"strict": "nosuch"}[namespace]}}}, "")
+	}
+	found.addApp(&v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: "strict", Name: "refused"}, Spec: spec}, "")
+	spec.Ingress[0].From[0].App.Namespace = "strict"
+	found.addApp(&v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "shop"}, Spec: spec}, "")
+	var warnings bytes.Buffer
+	picture, err := found.graph(nil, &warnings)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(warnings.String()).To(ContainSubstring("not accepted"))
+	var ids []string
+	for _, namespace := range picture.Namespaces {
+		for _, app := range namespace.Applications {
+			g.Expect(app.Name).To(Equal("shop"))
+			for _, tier := range app.Tiers {
+				ids = append(ids, tier.ID)
+			}
+		}
+	}
+	for _, outside := range picture.Outside {
+		ids = append(ids, outside.ID)
+	}
+	g.Expect(picture.Arrows).To(HaveEach(And(HaveField("From", BeElementOf(ids)), HaveField("To", BeElementOf(ids)))))
 }

@@ -47,9 +47,8 @@ type inventory struct {
 	configMaps []*corev1.ConfigMap
 	ingresses  []*networkingv1.Ingress
 
-	byKey  map[types.NamespacedName]*v1alpha1.AppIsolation
-	scopes map[string]*v1alpha1.AppIsolation
-	texts  map[string][]document
+	byKey map[types.NamespacedName]*v1alpha1.AppIsolation
+	texts map[string][]document
 }
 
 // workload is what makes pods: a Deployment, or its like.
@@ -65,7 +64,7 @@ func newInventory() *inventory {
 	return &inventory{
 		sources:  map[*v1alpha1.AppIsolation]string{},
 		profiles: map[string]*v1alpha1.IsolationProfile{}, namespaces: map[string]map[string]string{},
-		byKey: map[types.NamespacedName]*v1alpha1.AppIsolation{}, scopes: map[string]*v1alpha1.AppIsolation{},
+		byKey: map[types.NamespacedName]*v1alpha1.AppIsolation{},
 		texts: map[string][]document{},
 	}
 }
@@ -73,7 +72,8 @@ func newInventory() *inventory {
 // add adds an object, unless it is of a kind that no command knows. One that says no namespace is in the given one.
 func (i *inventory) add(object *unstructured.Unstructured, namespace, source string) error {
 	add, known := kinds[object.GroupVersionKind()]
-	if !known && !i.live && object.GroupVersionKind().Group == v1alpha1.GroupVersion.Group {
+	isOurs := object.GroupVersionKind().Group == v1alpha1.GroupVersion.Group || slices.Contains([]string{"AppIsolation", "IsolationProfile"}, object.GetKind())
+	if !known && !i.live && isOurs {
 		return errUnknownKind
 	}
 	if !known {
@@ -185,7 +185,7 @@ func (i *inventory) addWorkload(w workload) {
 		return
 	}
 	pod := &corev1.Pod{ObjectMeta: *w.template.ObjectMeta.DeepCopy(), Spec: w.template.Spec}
-	pod.Namespace, pod.Name = w.Namespace, w.Name
+	pod.Namespace, pod.Name, pod.GenerateName = w.Namespace, w.Name, w.Name+"-"
 	i.pods = append(i.pods, pod)
 }
 
@@ -214,21 +214,26 @@ func (i *inventory) facts(app *v1alpha1.AppIsolation) isolation.Facts {
 	if facts.Profile == nil && named {
 		facts.MissingProfile = name
 	}
-	if holder := i.scopeHolder(app.Namespace); holder != app && holder != nil {
+	if holder := i.scopeHolder(app); holder != nil {
 		facts.ScopeHolder = holder.Name
 	}
 	return facts
 }
 
-// scopeHolder is the application that has a namespace's scope Namespace; nil if none has.
-func (i *inventory) scopeHolder(namespace string) *v1alpha1.AppIsolation {
-	if len(i.scopes) == 0 {
-		for _, app := range i.apps {
-			holds := app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && app.Spec.EffectiveMode() == v1alpha1.ModeEnforce
-			if holds && i.scopes[app.Namespace] == nil {
-				i.scopes[app.Namespace] = app
-			}
+// scopeHolder is the oldest application but one with scope Namespace in its namespace, as the operator sees it; nil if
+// that one is the oldest. In files the first is.
+func (i *inventory) scopeHolder(app *v1alpha1.AppIsolation) *v1alpha1.AppIsolation {
+	if app.Spec.EffectiveScope() != v1alpha1.ScopeNamespace {
+		return nil
+	}
+	for _, other := range i.apps {
+		if other == app {
+			break
+		}
+		holds := other.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce
+		if holds && other.Namespace == app.Namespace && other.DeletionTimestamp.IsZero() {
+			return other
 		}
 	}
-	return i.scopes[namespace]
+	return nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -72,5 +73,5 @@ func render(found *inventory, warnings io.Writer) ([]*networkingv1.NetworkPolicy
 	if len(policies) == 0 {
 		found.sayIfNone(warnings)
 	}
-	return policies, found.check(translations, warnings)
+	return policies, errors.Join(found.check(translations, warnings), clashes(translations))
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,8 @@ import (
 
 	. "github.com/onsi/gomega"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 const goldens = "../isolation/testdata"
@@ -111,6 +114,13 @@ spec:
 		"no such version": {
 			[]string{"-f", write("version.yaml", strings.Replace(tiers, "v1alpha1", "v1", 1))}, `version.yaml:1: AppIsolation shop: there is no such kind in apiVersion`,
 		},
+		"another group": {
+			[]string{"-f", write("group.yaml", strings.Replace(tiers, "appisolation.io", "appisolations.io", 1))}, `group.yaml:1: AppIsolation shop: there is no such kind in apiVersion`,
+		},
+		"two policies of one name": {
+			[]string{"-f", write("clash.yaml", named(tiers, "shop", "web-api")+"---\n"+named(tiers, "shop-web", "api"))},
+			"NetworkPolicy shop/shop-web-api would be that of AppIsolation shop and of AppIsolation shop-web: rename one of them, or its tier",
+		},
 		"no kind": {
 			[]string{"-f", write("no-kind.yaml", strings.Replace(tiers, "kind: AppIsolation\n", "", 1))}, `Object 'Kind' is missing`,
 		},
@@ -148,6 +158,33 @@ spec:
 		g.Expect(errOut).To(HavePrefix("warning: " + path + `:14: AppIsolation shop/shop: ingress "peers": AppIsolation shop/other does not exist`))
 		g.Expect(out).To(Equal("networkpolicy.networking.k8s.io/shop-web\n"))
 	})
+}
+
+// named is a declaration of one tier, with other names.
+func named(declaration, app, tier string) string {
+	return strings.NewReplacer("name: shop,", "name: "+app+",", "name: web\n", "name: "+tier+"\n", "from: web", "from: "+tier, "to: web", "to: "+tier, "to: TO", `to: "*"`, "to: [web]", "to: ["+tier+"]").Replace(declaration)
+}
+
+// Who holds a namespace's scope is the operator's rule: an older application in force, not one that only looks.
+func TestScopeHolder(t *testing.T) {
+	app := func(name string, mode v1alpha1.Mode) string {
+		return fmt.Sprintf(`---
+{apiVersion: appisolation.io/v1alpha1, kind: AppIsolation, metadata: {name: %s, namespace: shop}, spec: {mode: %s, scope: Namespace, tiers: [{name: web, podSelector: {matchLabels: {app: %[1]s}}}], flows: [], ingress: [], egress: []}}
+`, name, mode)
+	}
+	path := filepath.Join(t.TempDir(), "apps.yaml")
+	for files, refused := range map[string]string{
+		app("a", "DryRun") + app("b", "Enforce"):  "",
+		app("a", "Enforce") + app("b", "DryRun"):  "AppIsolation a already has scope: Namespace",
+		app("a", "Enforce") + app("b", "Enforce"): "AppIsolation a already has scope: Namespace",
+	} {
+		NewWithT(t).Expect(os.WriteFile(path, []byte(files), 0o600)).To(Succeed())
+		if _, _, err := run("render", "-f", path); refused == "" {
+			NewWithT(t).Expect(err).NotTo(HaveOccurred())
+		} else {
+			NewWithT(t).Expect(err).To(MatchError(ContainSubstring(refused)))
+		}
+	}
 }
 
 func TestRenderPutsObjectsWithoutANamespaceWhereItIsTold(t *testing.T) {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -8,6 +9,7 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -71,6 +73,23 @@ func (i *inventory) check(translations []translation, warnings io.Writer) error 
 		return fmt.Errorf("not accepted:\n%s", strings.Join(refused, "\n"))
 	}
 	return nil
+}
+
+// clashes says which policies of different applications have one name. The operator leaves the first one alone; who
+// applies both by hand has the last one only, and opens what the other one isolates.
+func clashes(translations []translation) error {
+	owners := map[types.NamespacedName]*v1alpha1.AppIsolation{}
+	var errs []error
+	for _, t := range translations {
+		for _, policy := range t.policies {
+			first := owners[keyOf(policy)]
+			if owners[keyOf(policy)] = t.app; first != nil && first.Name != t.app.Name {
+				errs = append(errs, fmt.Errorf("NetworkPolicy %s/%s would be that of AppIsolation %s and of AppIsolation %s: rename one of them, or its tier",
+					policy.Namespace, policy.Name, first.Name, t.app.Name))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // baselines are the policies of the profiles that namespaces name.

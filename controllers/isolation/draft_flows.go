@@ -250,12 +250,25 @@ func (s *sketch) connectAddress(direction v1alpha1.Direction, tier *sketchTier, 
 	e.add([]Port{port}, fmt.Sprintf("%s: %s", address, why))
 }
 
-// sumUpWorld writes World where somebody was seen to connect with more addresses than a rule may well list.
+// sumUpWorld writes World where somebody was seen to connect with more addresses of it than a rule may well list. Those
+// that World leaves out stay.
 func (s *sketch) sumUpWorld() {
 	for _, e := range s.entries {
-		if len(e.peers) > maxPeers {
-			e.why = []string{fmt.Sprintf("seen with %d addresses: list ranges instead, if you know them", len(e.peers))}
-			e.peers = []v1alpha1.Peer{{Entity: v1alpha1.EntityWorld}}
+		others := slices.DeleteFunc(slices.Clone(e.peers), isOfWorld)
+		if n := len(e.peers) - len(others); n > maxPeers {
+			e.why = []string{fmt.Sprintf("seen with %d addresses: list ranges instead, if you know them", n)}
+			e.peers = append([]v1alpha1.Peer{{Entity: v1alpha1.EntityWorld}}, others...)
 		}
 	}
+}
+
+// isOfWorld says whether a peer is an address that World has where no profile says otherwise.
+func isOfWorld(peer v1alpha1.Peer) bool {
+	if peer.IPBlock == nil {
+		return false
+	}
+	address := mustParse(peer.IPBlock.CIDR).Addr()
+	return slices.ContainsFunc(world(nil), func(w Peer) bool {
+		return mustParse(w.CIDR).Contains(address) && !slices.ContainsFunc(w.Except, func(cidr string) bool { return mustParse(cidr).Contains(address) })
+	})
 }

@@ -1,10 +1,14 @@
 package isolation
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"pgregory.net/rapid"
 	"sigs.k8s.io/yaml"
@@ -124,4 +128,27 @@ func TestDraftTellsOfWhatItCannotName(t *testing.T) {
 	g.Expect(untold).To(Equal([]string{"203.0.113.7 to kube-system/web on 80/TCP", "shop/web to nowhere on 80/TCP"}))
 	g.Expect(drafts).To(HaveLen(1))
 	g.Expect(drafts[0].App.Spec.Egress).To(BeEmpty())
+}
+
+// Many addresses are summed up as World only as far as World has them.
+func TestDraftSumsUpWorldAlone(t *testing.T) {
+	g := NewWithT(t)
+	pod := SeenEnd{Namespace: "shop", Labels: map[string]string{"app": "web"}}
+	var seen []SeenConnection
+	for i := range maxPeers + 1 {
+		for _, address := range []string{fmt.Sprintf("10.0.0.%d", i+1), fmt.Sprintf("203.0.113.%d", i+1)} {
+			seen = append(seen, SeenConnection{From: pod, To: SeenEnd{Address: address}, Port: Port{Protocol: v1alpha1.ProtocolTCP, Port: intstr.FromInt32(5432)}})
+		}
+	}
+	drafts, untold := DraftConnections(seen, nil, "")
+	g.Expect(untold).To(BeEmpty())
+	model, problems := Resolve(drafts[0].App, Facts{Partial: true})
+	g.Expect(problems).To(BeEmpty())
+	network := NewNetwork(model.NetworkPolicies())
+	web := PodsParty(nil, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Labels: pod.Labels}})
+	for _, s := range seen {
+		outside := RangeParty(netip.MustParsePrefix(s.To.Address + "/32"))
+		g.Expect(network.Judge(web, outside, s.Port).State).To(Equal(Open), s.To.Address)
+	}
+	g.Expect(network.Judge(web, RangeParty(netip.MustParsePrefix("10.0.1.1/32")), seen[0].Port).State).To(Equal(Blocked))
 }

@@ -54,10 +54,11 @@ type Party struct {
 }
 
 // PodsParty are known pods of one namespace, alike in labels, container ports and network. A namespace of which no
-// labels are known has its name.
+// labels are known has its name. A pod that no API server has named yet, only begun its name, is as many as are made so.
 func PodsParty(namespaceLabels map[string]string, pods ...*corev1.Pod) Party {
 	party := siteParty(pods[0].Namespace, namespaceLabels)
-	party.pod, party.alone = pods[0], len(pods) == 1
+	isTemplate := pods[0].UID == "" && pods[0].GenerateName != ""
+	party.pod, party.alone = pods[0], len(pods) == 1 && !isTemplate
 	party.pods = labelling{metav1.LabelSelector{MatchLabels: pods[0].Labels}, true}
 	for _, pod := range pods {
 		for _, ip := range pod.Status.PodIPs {
