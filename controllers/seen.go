@@ -117,13 +117,15 @@ func (r *Reconciler) concernedBySeen(ctx context.Context, object client.Object) 
 func later(concerned handler.MapFunc) handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	wake := func(ctx context.Context, object client.Object, q queue) {
-		requests := slices.DeleteFunc(concerned(ctx, object), func(r reconcile.Request) bool {
-			return q.NumRequeues(r) > 0 // it failed, and looks when it is tried again: this would have it tried too soon
-		})
-		options := priorityqueue.AddOpts{
-			After: max(seenDelay, time.Duration(len(requests))*lookShare), Priority: new(handler.LowPriority),
+		requests := concerned(ctx, object)
+		after := max(seenDelay, time.Duration(len(requests))*lookShare)
+		for _, request := range requests {
+			options := priorityqueue.AddOpts{After: after, Priority: new(handler.LowPriority)}
+			if q.NumRequeues(request) > 0 { // it failed, and is not to be tried again sooner than it would be
+				options.After = max(after, lastRetry)
+			}
+			q.(priorityqueue.PriorityQueue[reconcile.Request]).AddWithOpts(options, request) // which every queue of ours is
 		}
-		q.(priorityqueue.PriorityQueue[reconcile.Request]).AddWithOpts(options, requests...) // which every queue of ours is
 	}
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { wake(ctx, e.Object, q) },
