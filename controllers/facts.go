@@ -60,12 +60,12 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 }
 
 // addProfile reads the labels of the application's own namespace, and the profile that they lead to. A declaration that
-// is new, or was refused so far, is judged by what the API server has, not the cache: a label or a profile that is as new
-// as it is would be missed, and what was written then would stay when it is forbidden a moment later.
+// was not accepted so far is judged by what the API server has, not the cache: a label or a profile that is as new as it
+// is would be missed, and what was written then would stay when it is forbidden a moment later.
 func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
 	var reader client.Reader = r
-	refused := wasRefused(app)
-	if refused || app.Status.ObservedGeneration != app.Generation {
+	accepted := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionAccepted)
+	if accepted == nil || accepted.Status != metav1.ConditionTrue || accepted.ObservedGeneration != app.Generation {
 		reader = r.Live
 	}
 	namespace, err := namespaceNamed(ctx, reader, app.Namespace)
@@ -80,7 +80,7 @@ func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation,
 		facts.Profile = &profile
 	case !apierrors.IsNotFound(err):
 		return fmt.Errorf("read IsolationProfile %s: %w", name, err)
-	case named || refused && app.Status.Profile == name:
+	case named || wasRefused(app) && app.Status.Profile == name:
 		// That the profile goes, perhaps to be made anew, allows nothing: it or the declaration has to change.
 		facts.MissingProfile = name
 	}

@@ -19,7 +19,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -38,13 +37,11 @@ type ProfileReconciler struct {
 
 // SetupWithManager registers the reconciler and what wakes it. It needs the index that Reconciler sets up.
 func (r *ProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	err := ctrl.NewControllerManagedBy(mgr).
-		For(&v1alpha1.IsolationProfile{}, changed).
+		For(&v1alpha1.IsolationProfile{}, builder.WithPredicates(changed)).
 		// Whoever waits for a profile of this name to appear keeps its own baseline until then.
-		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.baselinesWhere), changed).
-		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace),
-			builder.WithPredicates(predicate.LabelChangedPredicate{})).
+		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.baselinesWhere), builder.WithPredicates(changed)).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), builder.WithPredicates(relabelled)).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
 		WithOptions(retrying()).
 		Complete(r)

@@ -54,7 +54,7 @@ func mergeConditions(all *[]metav1.Condition, generation int64, fresh []metav1.C
 
 // conditions are all conditions of an application; one without a status does not apply.
 func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
-	accepted, programmed := acceptedCondition(o), programmedCondition(app, o)
+	accepted, programmed := acceptedCondition(app, o), programmedCondition(app, o)
 	return []metav1.Condition{
 		accepted,
 		resolvedRefsCondition(o),
@@ -69,7 +69,10 @@ func conditions(app *v1alpha1.AppIsolation, o outcome) []metav1.Condition {
 	}
 }
 
-func acceptedCondition(o outcome) metav1.Condition {
+func acceptedCondition(app *v1alpha1.AppIsolation, o outcome) metav1.Condition {
+	if !o.resolved && wasRefused(app) { // and so it stays until it could be looked at
+		return *meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionAccepted)
+	}
 	if !o.resolved {
 		return unknown(v1alpha1.ConditionAccepted, v1alpha1.ReasonRetrying, notRead)
 	}

@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -56,34 +58,55 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 	if err := metrics.Registry.Register(inventory{mgr.GetClient()}); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
-	// Writing a status wakes nobody: one that differs each time, as the API server's words may, would never end.
-	notOurStatus := builder.WithPredicates(predicate.Or[client.Object](
-		predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{}))
-	changed := builder.WithPredicates(predicate.GenerationChangedPredicate{})
-	relabelled := builder.WithPredicates(predicate.LabelChangedPredicate{})
 	watching := ctrl.NewControllerManagedBy(mgr)
 	if r.enforcement != nil {
 		watching.WatchesRawSource(source.Channel(r.enforcement.changed, handler.TypedEnqueueRequestsFromMapFunc(r.all)))
 	}
 	err = watching.
-		For(&v1alpha1.AppIsolation{}, notOurStatus).
-		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), changed).
+		For(&v1alpha1.AppIsolation{}, builder.WithPredicates(notOurStatus)).
+		Watches(&v1alpha1.AppIsolation{}, handler.EnqueueRequestsFromMapFunc(r.concernedByApp), builder.WithPredicates(changed)).
 		Watches(&networkingv1.NetworkPolicy{}, handler.EnqueueRequestsFromMapFunc(r.concernedByPolicy)).
-		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.concernedByProfile), changed).
-		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), relabelled).
-		Watches(&discoveryv1.EndpointSlice{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer), changed).
+		Watches(&v1alpha1.IsolationProfile{}, handler.EnqueueRequestsFromMapFunc(r.concernedByProfile), builder.WithPredicates(changed)).
+		WatchesMetadata(&corev1.Namespace{}, handler.EnqueueRequestsFromMapFunc(r.concernedByNamespace), builder.WithPredicates(relabelled)).
+		Watches(&discoveryv1.EndpointSlice{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer), builder.WithPredicates(changed)).
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
-		Watches(&corev1.Pod{}, later(r.concernedBySeen), relabelled).
+		Watches(&corev1.Pod{}, later(r.concernedBySeen), builder.WithPredicates(relabelled)).
 		Watches(&corev1.Service{}, later(r.concernedBySeen)).
-		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), builder.WithPredicates(
-			predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}))).
-		Watches(&v1alpha1.AppIsolation{}, later(r.concernedBySeen), changed).
+		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), builder.WithPredicates(either(changed, relabelled))).
+		Watches(&v1alpha1.AppIsolation{}, later(r.concernedBySeen), builder.WithPredicates(judged)).
 		WithOptions(retrying()).
 		Complete(r)
 	if err != nil {
 		return fmt.Errorf("set up the controller: %w", err)
 	}
 	return nil
+}
+
+// Whom an update wakes. An object that was deleted and made anew while its watch was down comes as an update, too: of the
+// same generation and labels, perhaps.
+var (
+	anew       = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() }}
+	changed    = either(predicate.GenerationChangedPredicate{}, anew)
+	relabelled = either(predicate.LabelChangedPredicate{}, anew)
+	// Writing a status wakes nobody: one that differs each time, as the API server's words may, would never end. Those who
+	// look at the policies of others ask whether their applications are accepted.
+	notOurStatus = either(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{}, anew)
+	judged       = either(predicate.GenerationChangedPredicate{}, anew, predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+		before, now := acceptance(e.ObjectOld), acceptance(e.ObjectNew)
+		return before != "" && before != now
+	}})
+)
+
+func either(predicates ...predicate.Predicate) predicate.Predicate {
+	return predicate.Or(predicates...)
+}
+
+// acceptance is whether an application was accepted when it was last looked at; empty if it never was.
+func acceptance(object client.Object) metav1.ConditionStatus {
+	if accepted := meta.FindStatusCondition(object.(*v1alpha1.AppIsolation).Status.Conditions, v1alpha1.ConditionAccepted); accepted != nil {
+		return accepted.Status
+	}
+	return ""
 }
 
 // retrying are the options of every controller.

@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"context"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -15,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/controlplane"
 )
 
 // TestF12QuotaExceeded has room for one policy of two.
@@ -167,4 +170,35 @@ func TestF16TheDefinitionIsDeleted(t *testing.T) {
 	eventually(t, 2*time.Minute, func(g Gomega) { programmed(g, t, again) })
 	t.Logf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond))
 	settled(t, o, again)
+}
+
+// TestFailedReadForgivesNothing has the first look at the namespace's labels fail, of an operator whose cache lacks the
+// newest: what the profile forbids is refused all the same, and stays so when a look fails after that.
+func TestFailedReadForgivesNothing(t *testing.T) {
+	g, held, where := NewWithT(t), newGate(), namespace(t)
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	profile.Spec.Guardrails = v1alpha1.Guardrails{RequiredScope: v1alpha1.ScopeNamespace}
+	create(t, profile)
+	t.Cleanup(func() { _ = k8s.Delete(context.Background(), profile) })
+	fails := func() controlplane.Fault {
+		return of(first(1, func(r *http.Request) bool { return r.URL.Path == "/api/v1/namespaces/"+where }), answer(http.StatusInternalServerError, metav1.StatusReasonInternalError, nil))
+	}
+	old := of(watches("/namespaces"), held.fault)
+	p, o := proxied(t, old, fails())
+	converges(t, current(t)) // it has read all there is
+	held.close()
+	labelled := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	edit(t, labelled, func() { metav1.SetMetaDataLabel(&labelled.ObjectMeta, v1alpha1.LabelProfile, where) })
+	app := application(t, where, "shop", twoTiers)
+	create(t, app)
+	becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonForbiddenByProfile)
+	g.Expect(policies(g, t, where)).To(BeEmpty())
+
+	p.Set(old, fails())
+	reconciles := o.gauge(g, "controller_runtime_reconcile_total")
+	edit(t, app, func() { app.Annotations = map[string]string{"test/woken": "yes"} })
+	o.idle(t, reconciles+2)
+	g.Expect(policies(g, t, where)).To(BeEmpty())
+	becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonForbiddenByProfile)
+	held.release()
 }
