@@ -161,7 +161,7 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	if o.outdated, o.err = r.outlived(ctx, app, o.plan); o.outdated || o.err != nil {
 		return
 	}
-	key, plan, now := client.ObjectKeyFromObject(app), o.plan, digest(app, desired)
+	key, plan, now := client.ObjectKeyFromObject(app), o.plan, digest(app, desired, o.plan.Conflicts)
 	before, known := r.settled.Load(key)
 	restores := known && before == now // what is to write undoes somebody else's changes
 	if restores {

@@ -131,20 +131,20 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
-// settle remembers what is in force once everything is as desired. Before is what was remembered, now what is desired.
+// settle remembers what is in force once everything is as desired, but for names that somebody else has. Before is what was remembered, now what is desired.
 func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, o outcome) {
 	switch {
-	case o.err == nil && !o.outdated && len(o.plan.Conflicts) == 0:
+	case before == now: // what was in force still is what should be, even if not all of it could be put right
+	case o.err == nil && !o.outdated:
 		r.settled.Store(key, now)
-	case o.err == nil && o.outdated && before == now: // what was in force still is what should be
 	default:
 		r.settled.Delete(key)
 	}
 }
 
-func digest(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy) [sha256.Size]byte {
+func digest(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy, conflicts []isolation.Conflict) [sha256.Size]byte {
 	hash := sha256.New()
-	fmt.Fprintln(hash, app.UID, app.Spec.EffectiveDeletionPolicy())
+	fmt.Fprintln(hash, app.UID, app.Spec.EffectiveDeletionPolicy(), conflicts)
 	if err := json.NewEncoder(hash).Encode(policies); err != nil {
 		panic(err) // a NetworkPolicy always has a JSON form
 	}

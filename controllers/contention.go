@@ -61,20 +61,23 @@ type contest struct {
 
 func (c *contest) isOn(now time.Time) bool { return c.undos > undosAtOnce && now.Sub(c.last) < calm }
 
-// due is a plan without the undoing of what is to wait, nor the steps after that.
+// due is a plan without the undoing of what is to wait. What is for when every tier has its policy, the default deny and
+// deletions, waits with it.
 func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	var steps [][]isolation.Change
+	waiting := false
 	for _, step := range plan.Steps {
 		due := slices.DeleteFunc(slices.Clone(step), func(change isolation.Change) bool {
+			if waiting && (change.Operation == v1alpha1.OperationDelete || change.Policy.Labels[isolation.LabelTier] == "") {
+				return true
+			}
 			contest := c.policies[keyOf(change.Policy)]
 			return contest != nil && contest.isOn(now) && now.Before(contest.next)
 		})
 		steps = append(steps, due)
-		if len(due) < len(step) {
-			break
-		}
+		waiting = waiting || len(due) < len(step)
 	}
 	plan.Steps = steps
 	return plan

@@ -53,6 +53,11 @@ func TestContests(t *testing.T) {
 	both := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a"), restore("shop-b")}, {obsolete}}}
 	g.Expect(c.due(both, now).Changes()).To(ConsistOf(restore("shop-b")), "and what is to come after both waits")
 
+	tier := restore("shop-b")
+	tier.Policy.Labels[isolation.LabelTier] = "b"
+	after := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a")}, {tier}, {restore("shop-default-deny")}, {obsolete}}}
+	g.Expect(c.due(after, now).Changes()).To(ConsistOf(tier), "another tier's policy does not wait, but what needs all tiers'")
+
 	successor := isolation.Plan{Steps: [][]isolation.Change{{restoreOf("successor", "shop-a")}}}
 	g.Expect(c.due(successor, now)).To(Equal(successor), "a new application of the name inherits no contest")
 	contended, wait = c.on("successor", desired, now)

@@ -153,6 +153,23 @@ func TestF10TugOfWar(t *testing.T) {
 	}
 }
 
+// TestF10TugOfWarBesideAConflict: that another policy's name is somebody else's, which may last, makes no contest endless.
+func TestF10TugOfWarBesideAConflict(t *testing.T) {
+	g := NewWithT(t)
+	startOperator(t, kubeconfig)
+	app := application(t, namespace(t), "shop", twoTiers)
+	create(t, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "shop-b"}}, app)
+	becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict)
+	since := audit.now(t)
+	stop := contend(t, client.ObjectKey{Namespace: app.Namespace, Name: "shop-a"}, 20, opened)
+	<-time.After(4 * time.Second)
+	patches, writes := stop(), audit.writes(t, since)
+	t.Logf("%d changes, %d writes", patches, len(writes))
+	g.Expect(patches).To(BeNumerically(">", 30))
+	g.Expect(len(writes)).To(BeNumerically("<=", 20))
+	g.Expect(warnings(t, app)).To(ContainElement("DriftUndone"))
+}
+
 func worldEgress() v1alpha1.Egress {
 	return v1alpha1.Egress{
 		Name: "outside", From: []v1alpha1.TierRef{"a"}, To: []v1alpha1.Peer{{Entity: v1alpha1.EntityAll}},
