@@ -17,12 +17,10 @@ TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
 # The race detector needs a C compiler. One package at a time: several start a control plane, and no cached result: much
 # of what they test is outside Go's sight. Vet is the linters' part, so that nothing is vetted twice.
 RACE = $(if $(shell command -v "$$(go env CC)"),-race)
-GOTEST = CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) -exec 'env CGO_ENABLED=0' -p 1 -count=1 -timeout 20m
-# What is not for the race detector is compiled in one way only, that of the image, so that nothing is compiled twice.
-export GOFLAGS := $(strip $(shell go env GOFLAGS) -vet=off -trimpath)
-export CGO_ENABLED := 0
+GOTEST = go test $(RACE) -p 1 -count=1 -timeout 20m
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -vet=off)
 # With "-p 1" only one thing would be compiled at a time, so all is compiled before.
-COMPILE = CGO_ENABLED=$(if $(RACE),1,0) go list $(RACE) -export -deps -test
+COMPILE = go list $(RACE) -export -deps -test
 
 .PHONY: help
 help: ## Print this list
@@ -49,7 +47,7 @@ SEEDS = 1
 .PHONY: faults
 faults: controlplane ## Break what the operator stands on, at length (an hour and a half; SEEDS=3 for more)
 	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
-	CGO_ENABLED=1 KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.race
+	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.race
 
 # An input that fails is put into testdata/fuzz of its package, where every "make test" tries it again.
 FUZZTIME = 10m
@@ -141,7 +139,7 @@ vulncheck: ## Look for known vulnerabilities that the operator's code reaches
 
 .PHONY: build
 build: ## Compile the operator to bin/manager
-	go build -o bin/manager .
+	CGO_ENABLED=0 go build -trimpath -o bin/manager .
 
 .PHONY: image
 image: ## Make the image with ko, for amd64 and arm64, to dist/image.tar; no Docker, no registry
@@ -219,7 +217,7 @@ olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 ahead: ## Compile what "make test lint verify" will take, once
 	GOFLAGS="$(GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
-	for arch in amd64 arm64; do GOOS=linux GOARCH=$$arch go build -tags no_svg -o /dev/null .; done # the image's
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -tags no_svg -trimpath -o /dev/null .; done # the image's
 	go -C test/argocd test -c -o /dev/null .
 	hack/operator-sdk/build
 	hack/controlplane/build $(K8S) node
