@@ -131,7 +131,8 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
-// settle remembers what is in force once everything is as desired, but for names that somebody else has. Before is what was remembered, now what is desired.
+// settle remembers what is in force once everything is as desired, but for names that somebody else has. Before is what
+// was remembered, now what is desired.
 func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, o outcome) {
 	switch {
 	case before == now: // what was in force still is what should be, even if not all of it could be put right

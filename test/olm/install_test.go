@@ -69,6 +69,19 @@ func testInstall(t *testing.T, c cluster, release string) {
 	c.shell(t, "kubectl apply -f - <<'END'\n"+strings.ReplaceAll(manifests[0], "CATALOG", "catalog")+"END")
 	g.Eventually(c.phase(t, release)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
 	g.Eventually(func() int32 { return c.deployment(t).Status.AvailableReplicas }).WithTimeout(patience).Should(Equal(int32(2)))
+	g.Eventually(c.plans).WithArguments(t).WithTimeout(patience).Should(HaveEach(v1alpha1.InstallPlanPhaseComplete))
+}
+
+// plans are how far OLM's InstallPlans are. One that is not marked as complete, though all of it is there, is carried out
+// again, and makes anew what an upgrade or an uninstallation has deleted meanwhile.
+func (c cluster) plans(t *testing.T) ([]v1alpha1.InstallPlanPhase, error) {
+	var list v1alpha1.InstallPlanList
+	err := c.List(t.Context(), &list, client.InNamespace(system))
+	var phases []v1alpha1.InstallPlanPhase
+	for _, plan := range list.Items {
+		phases = append(phases, plan.Status.Phase)
+	}
+	return phases, err
 }
 
 // What a console offers to create becomes policies, by nothing but the rights that OLM gave.
@@ -145,6 +158,7 @@ func testUpgrade(t *testing.T, c cluster, process operator) operator {
 	g.Expect(c.Update(t.Context(), &catalog)).To(Succeed())
 	g.Eventually(c.phase(t, second)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
 	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, first)).WithTimeout(patience).Should(BeTrue())
+	g.Eventually(c.plans).WithArguments(t).WithTimeout(patience).Should(HaveEach(v1alpha1.InstallPlanPhaseComplete))
 	g.Expect(c.deployment(t).Spec.Template.Spec.Containers[0].Image).To(Equal("appisolation:v0.2.0"))
 	var crd apiextensionsv1.CustomResourceDefinition
 	g.Expect(c.Get(t.Context(), client.ObjectKey{Name: "appisolations.appisolation.io"}, &crd)).To(Succeed())
