@@ -117,15 +117,21 @@ func (r *Reconciler) concernedBySeen(ctx context.Context, object client.Object) 
 func later(concerned handler.MapFunc) handler.EventHandler {
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	wake := func(ctx context.Context, object client.Object, q queue) {
-		requests := concerned(ctx, object)
-		after := max(seenDelay, time.Duration(len(requests))*lookShare)
-		for _, request := range requests {
-			options := priorityqueue.AddOpts{After: after, Priority: new(handler.LowPriority)}
-			if q.NumRequeues(request) > 0 { // it failed, and is not to be tried again sooner than it would be
-				options.After = max(after, lastRetry)
+		var fresh, failed []reconcile.Request
+		for _, request := range concerned(ctx, object) {
+			if q.NumRequeues(request) > 0 {
+				failed = append(failed, request)
+			} else {
+				fresh = append(fresh, request)
 			}
-			q.(priorityqueue.PriorityQueue[reconcile.Request]).AddWithOpts(options, request) // which every queue of ours is
 		}
+		options := priorityqueue.AddOpts{
+			After: max(seenDelay, time.Duration(len(fresh)+len(failed))*lookShare), Priority: new(handler.LowPriority),
+		}
+		queued := q.(priorityqueue.PriorityQueue[reconcile.Request]) // which every queue of ours is
+		queued.AddWithOpts(options, fresh...)
+		options.After = max(options.After, lastRetry) // not sooner than it would be tried again
+		queued.AddWithOpts(options, failed...)
 	}
 	return handler.Funcs{
 		CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { wake(ctx, e.Object, q) },
