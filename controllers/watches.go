@@ -72,7 +72,7 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, handler.EnqueueRequestsFromMapFunc(r.concernedByAPIServer)).
 		Watches(&corev1.Pod{}, later(r.concernedBySeen), builder.WithPredicates(relabelled)).
 		Watches(&corev1.Service{}, later(r.concernedBySeen)).
-		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), builder.WithPredicates(either(changed, relabelled))).
+		Watches(&networkingv1.NetworkPolicy{}, later(r.concernedBySeen), builder.WithPredicates(predicate.Or(changed, relabelled))).
 		Watches(&v1alpha1.AppIsolation{}, later(r.concernedBySeen), builder.WithPredicates(judged)).
 		WithOptions(retrying()).
 		Complete(r)
@@ -86,20 +86,16 @@ func (r *Reconciler) SetupWithManager(mgr ctrl.Manager) error {
 // same generation and labels, perhaps.
 var (
 	anew       = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool { return e.ObjectOld.GetUID() != e.ObjectNew.GetUID() }}
-	changed    = either(predicate.GenerationChangedPredicate{}, anew)
-	relabelled = either(predicate.LabelChangedPredicate{}, anew)
+	changed    = predicate.Or[client.Object](predicate.GenerationChangedPredicate{}, anew)
+	relabelled = predicate.Or[client.Object](predicate.LabelChangedPredicate{}, anew)
 	// Writing a status wakes nobody: one that differs each time, as the API server's words may, would never end. Those who
 	// look at the policies of others ask whether their applications are accepted.
-	notOurStatus = either(predicate.GenerationChangedPredicate{}, predicate.LabelChangedPredicate{}, predicate.AnnotationChangedPredicate{}, anew)
-	judged       = either(predicate.GenerationChangedPredicate{}, anew, predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	notOurStatus = predicate.Or(changed, relabelled, predicate.AnnotationChangedPredicate{})
+	judged       = predicate.Or[client.Object](changed, predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 		before, now := acceptance(e.ObjectOld), acceptance(e.ObjectNew)
 		return before != "" && before != now
 	}})
 )
-
-func either(predicates ...predicate.Predicate) predicate.Predicate {
-	return predicate.Or(predicates...)
-}
 
 // acceptance is whether an application was accepted when it was last looked at; empty if it never was.
 func acceptance(object client.Object) metav1.ConditionStatus {

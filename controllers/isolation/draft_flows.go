@@ -264,11 +264,5 @@ func (s *sketch) sumUpWorld() {
 
 // isOfWorld says whether a peer is an address that World has where no profile says otherwise.
 func isOfWorld(peer v1alpha1.Peer) bool {
-	if peer.IPBlock == nil {
-		return false
-	}
-	address := mustParse(peer.IPBlock.CIDR).Addr()
-	return slices.ContainsFunc(world(nil), func(w Peer) bool {
-		return mustParse(w.CIDR).Contains(address) && !slices.ContainsFunc(w.Except, func(cidr string) bool { return mustParse(cidr).Contains(address) })
-	})
+	return peer.IPBlock != nil && slices.ContainsFunc(world(nil), func(w Peer) bool { return w.contains(Peer{CIDR: peer.IPBlock.CIDR}) })
 }

@@ -1,7 +1,6 @@
 package faults
 
 import (
-	"context"
 	"net/http"
 	"slices"
 	"testing"
@@ -179,7 +178,7 @@ func TestFailedReadForgivesNothing(t *testing.T) {
 	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: where}}
 	profile.Spec.Guardrails = v1alpha1.Guardrails{RequiredScope: v1alpha1.ScopeNamespace}
 	create(t, profile)
-	t.Cleanup(func() { _ = k8s.Delete(context.Background(), profile) })
+	defer remove(t, profile)
 	fails := func() controlplane.Fault {
 		return of(first(1, func(r *http.Request) bool { return r.URL.Path == "/api/v1/namespaces/"+where }), answer(http.StatusInternalServerError, metav1.StatusReasonInternalError, nil))
 	}
