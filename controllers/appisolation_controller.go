@@ -93,8 +93,6 @@ type outcome struct {
 	view     isolation.View
 	plan     isolation.Plan
 	writes
-	// drift means that what was written undoes somebody else's edit.
-	drift bool
 	// contended says which policies somebody else changes again and again, and wait when there is more to do for them.
 	contended []string
 	wait      time.Duration
@@ -161,18 +159,17 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	if o.outdated, o.err = r.outlived(ctx, app, o.plan); o.outdated || o.err != nil {
 		return
 	}
-	key, plan, now := client.ObjectKeyFromObject(app), o.plan, digest(app, desired, o.plan.Conflicts)
+	key, now := client.ObjectKeyFromObject(app), digest(app, desired, o.plan.Conflicts)
 	before, known := r.settled.Load(key)
-	restores := known && before == now // what is to write undoes somebody else's changes
-	if restores {
-		plan = r.contests.due(plan, time.Now())
-		r.contests.identify(plan, lastToChange(ctx, r.Live))
+	if known && before == now {
+		o.plan.MarkUndoes()
 	}
+	plan := r.contests.due(o.plan, time.Now())
+	r.contests.identify(plan, lastToChange(ctx, r.Live))
 	o.writes = apply(ctx, r.Client, plan)
-	r.settle(key, before, now, *o)
-	if o.drift = restores && len(o.written) > 0; o.drift {
-		r.contests.undone(o.written, time.Now())
-	}
+	whole := o.err == nil && !o.outdated && len(plan.Changes()) == len(o.plan.Changes())
+	r.settle(key, before, now, whole)
+	r.contests.undone(o.written, time.Now())
 	o.contended, o.wait = r.contests.on(app.UID, desired, time.Now())
 }
 

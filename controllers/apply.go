@@ -132,11 +132,11 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 }
 
 // settle remembers what is in force once everything is as desired, but for names that somebody else has. Before is what
-// was remembered, now what is desired.
-func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, o outcome) {
+// was remembered, now what is desired, and whole says whether all that was to write was written.
+func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, whole bool) {
 	switch {
 	case before == now: // what was in force still is what should be, even if not all of it could be put right
-	case o.err == nil && !o.outdated:
+	case whole:
 		r.settled.Store(key, now)
 	default:
 		r.settled.Delete(key)

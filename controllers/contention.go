@@ -74,7 +74,7 @@ func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 				return true
 			}
 			contest := c.policies[keyOf(change.Policy)]
-			return contest != nil && contest.isOn(now) && now.Before(contest.next)
+			return change.Undoes && contest != nil && contest.isOn(now) && now.Before(contest.next)
 		})
 		steps = append(steps, due)
 		waiting = waiting || len(due) < len(step)
@@ -86,7 +86,7 @@ func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 // identify looks up who changed what is about to be undone once too often. Afterwards there may be no trace of them.
 func (c *contests) identify(plan isolation.Plan, who func(*networkingv1.NetworkPolicy) string) {
 	for _, change := range plan.Changes() {
-		if contest := c.of(change.Policy); contest.undos == undosAtOnce {
+		if change.Undoes && c.of(change.Policy).undos == undosAtOnce {
 			by := who(change.Policy)
 			c.mutex.Lock()
 			if contest := c.policies[keyOf(change.Policy)]; contest != nil {
@@ -107,13 +107,13 @@ func (c *contests) of(policy *networkingv1.NetworkPolicy) contest {
 	return contest{}
 }
 
-// undone notes which policies were restored.
+// undone notes which of what was written was put back.
 func (c *contests) undone(written []isolation.Change, now time.Time) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	maps.DeleteFunc(c.policies, func(_ contested, contest *contest) bool { return now.Sub(contest.last) >= calm })
 	for _, change := range written {
-		if change.Operation == v1alpha1.OperationDelete {
+		if !change.Undoes {
 			continue
 		}
 		key := keyOf(change.Policy)

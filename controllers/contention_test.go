@@ -22,7 +22,7 @@ func TestContests(t *testing.T) {
 	restoreOf := func(app, name string) isolation.Change {
 		written := policy(name)
 		written.Labels = map[string]string{isolation.LabelUID: app}
-		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: written}
+		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: written, Undoes: true}
 	}
 	restore := func(name string) isolation.Change { return restoreOf(app, name) }
 	obsolete := isolation.Change{Operation: v1alpha1.OperationDelete, Policy: policy("shop-old")}

@@ -28,7 +28,7 @@ const maxNote = 1024
 func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	var others []isolation.Change
 	for _, change := range done.written {
-		if done.drift && change.Operation != v1alpha1.OperationDelete { // what is obsolete was ours, not an edit
+		if change.Undoes {
 			driftUndone.Inc()
 			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), undone(change))
 			continue

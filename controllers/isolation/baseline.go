@@ -35,13 +35,13 @@ func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 		switch {
 		case want == nil && (have == nil || !metav1.IsControlledBy(have, profile) || site.Awaited): // a copy with our labels stays
 		case want == nil:
-			changes = append(changes, Change{v1alpha1.OperationDelete, have})
+			changes = append(changes, Change{Operation: v1alpha1.OperationDelete, Policy: have})
 		case have == nil:
-			changes = append(changes, Change{v1alpha1.OperationCreate, want})
+			changes = append(changes, Change{Operation: v1alpha1.OperationCreate, Policy: want})
 		case !OwnsBaseline(profile, have):
 			plan.Conflicts = append(plan.Conflicts, conflict("IsolationProfile", profile.Name, have))
 		case !upToDate(have, want):
-			changes = append(changes, Change{v1alpha1.OperationUpdate, merged(have, want)})
+			changes = append(changes, Change{Operation: v1alpha1.OperationUpdate, Policy: merged(have, want)})
 		}
 	}
 	if len(changes) > 0 {

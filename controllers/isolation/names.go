@@ -32,6 +32,9 @@ const (
 	LabelProfileUID = "appisolation.io/profile-uid"
 	// AnnotationRules says for each rule which line of the declaration it comes from.
 	AnnotationRules = "appisolation.io/rules"
+	// AnnotationSpecHash is a hash of what we wrote into the policy's spec: it tells somebody else's edit from what an
+	// earlier declaration said.
+	AnnotationSpecHash = "appisolation.io/spec-hash"
 )
 
 // DefaultDeny stands where the tier would in the name of the policy that scope Namespace adds. No tier may have it.
@@ -83,8 +86,11 @@ func BaselineName(profile string) string { return shorten(profile + ".baseline")
 // bridgeName is the name of the copy of a policy that stays while the policy moves to other pods. It depends on what
 // the copy says, so that a second move before the first is done has a bridge of its own.
 func bridgeName(policy string, spec networkingv1.NetworkPolicySpec) string {
-	return policy + beforeInfix + hash8(sortKey(spec))
+	return policy + beforeInfix + specHash(spec)
 }
+
+// specHash is the same for what the API server returns as for what it was given: in JSON an empty list is none.
+func specHash(spec networkingv1.NetworkPolicySpec) string { return hash8(sortKey(spec)) }
 
 // IsBridge says whether a policy has the name of a bridge.
 func IsBridge(name string) bool { return strings.Contains(name, beforeInfix) }

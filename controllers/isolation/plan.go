@@ -6,7 +6,6 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -36,6 +35,8 @@ type Change struct {
 	Operation v1alpha1.Operation
 	// Policy is the object to write; to delete, the object that is there.
 	Policy *networkingv1.NetworkPolicy
+	// Undoes means that the write puts back what somebody else changed, and carries out nothing new.
+	Undoes bool
 }
 
 // NewPlan compares the desired policies of an application with those that are there: all of its own, and all that have
@@ -45,21 +46,22 @@ type Change struct {
 // both allow, judged at each end of a connection: a pod is selected by its new policy before its old one goes, and the
 // default deny is only there while every tier's policy is.
 //
-//  1. policies that are new, and bridges
+//  1. policies that are new, bridges, and those that are to allow what they did when we last wrote them, whatever
+//     somebody else made of them since: putting that back depends on nothing
 //  2. policies that change
 //  3. the default deny, written or deleted
 //  4. policies that are obsolete; bridges are so at the next look
 func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
 	var plan Plan
-	var creates, updates, defaultDeny, deletes []Change
+	var first, updates, defaultDeny, deletes []Change
 	put := func(operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) {
 		step := map[v1alpha1.Operation]*[]Change{
-			v1alpha1.OperationCreate: &creates, v1alpha1.OperationUpdate: &updates, v1alpha1.OperationDelete: &deletes,
+			v1alpha1.OperationCreate: &first, v1alpha1.OperationUpdate: &updates, v1alpha1.OperationDelete: &deletes,
 		}[operation]
 		if policy.Name == PolicyName(app.Name, DefaultDeny) {
 			step = &defaultDeny
 		}
-		*step = append(*step, Change{operation, policy})
+		*step = append(*step, Change{Operation: operation, Policy: policy})
 	}
 	for _, want := range desired {
 		want = owned(want, app)
@@ -69,7 +71,11 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			put(v1alpha1.OperationCreate, want)
 		case !Owns(app, have):
 			plan.Conflicts = append(plan.Conflicts, conflict("AppIsolation", app.Name, have))
-		case !upToDate(have, want):
+		case upToDate(have, want):
+		case have.Annotations[AnnotationSpecHash] == want.Annotations[AnnotationSpecHash]:
+			edited := !equality.Semantic.DeepEqual(have.Spec, want.Spec)
+			first = append(first, Change{Operation: v1alpha1.OperationUpdate, Policy: merged(have, want), Undoes: edited})
+		default:
 			if bridge := bridgeOver(app, have, want); bridge != nil && named(existing, bridge.Name) == nil {
 				put(v1alpha1.OperationCreate, bridge)
 			}
@@ -81,7 +87,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
-	plan.Steps = [][]Change{creates, updates}
+	plan.Steps = [][]Change{first, updates}
 	if len(plan.Conflicts) == 0 { // else a tier has no policy, and these would cut it or open it
 		plan.Steps = append(plan.Steps, defaultDeny, deletes)
 	}
@@ -96,10 +102,11 @@ func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolic
 }
 
 // bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
-// pods: those that it leaves stay isolated until whatever isolates them next is there. A selector that differs though
-// the present declaration was already carried out was changed by somebody else, and is simply put back.
+// pods: those that it leaves stay isolated until whatever isolates them next is there. What somebody else made of a
+// policy is not copied.
 func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	if wasProgrammed(app) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
+	if have.Annotations[AnnotationSpecHash] != specHash(have.Spec) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun ||
+		equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
 		return nil
 	}
 	bridge := want.DeepCopy()
@@ -107,13 +114,6 @@ func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPoli
 	bridge.Spec = *have.Spec.DeepCopy()
 	bridge.Annotations = map[string]string{AnnotationRules: have.Annotations[AnnotationRules]}
 	return bridge
-}
-
-// wasProgrammed says whether the present declaration's policies were once written, as far as their names were free.
-func wasProgrammed(app *v1alpha1.AppIsolation) bool {
-	programmed := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionProgrammed)
-	return programmed != nil && programmed.ObservedGeneration == app.Generation &&
-		(programmed.Status == metav1.ConditionTrue || slices.Contains([]string{v1alpha1.ReasonNameConflict, v1alpha1.ReasonContended}, programmed.Reason))
 }
 
 // conflict is a policy that has a name which the object of this kind and name wants.
@@ -124,6 +124,16 @@ func conflict(kind, name string, have *networkingv1.NetworkPolicy) Conflict {
 		found.Former = controller.Kind == kind && controller.Name == name
 	}
 	return found
+}
+
+// MarkUndoes marks all that a plan writes, of an application whose declaration was already carried out. What is obsolete
+// was ours, not somebody else's doing.
+func (p Plan) MarkUndoes() {
+	for _, step := range p.Steps {
+		for i := range step {
+			step[i].Undoes = step[i].Operation != v1alpha1.OperationDelete
+		}
+	}
 }
 
 // Changes are all changes of a plan, in order.
@@ -164,6 +174,7 @@ func OrphanOf(policy metav1.Object) string {
 func owned(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) *networkingv1.NetworkPolicy {
 	policy = policy.DeepCopy()
 	policy.Labels[LabelUID] = string(app.UID)
+	policy.Annotations = overlaid(policy.Annotations, map[string]string{AnnotationSpecHash: specHash(policy.Spec)})
 	if app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan {
 		policy.Labels[LabelDeletionPolicy] = string(v1alpha1.DeletionPolicyOrphan)
 		return policy

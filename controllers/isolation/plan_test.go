@@ -33,12 +33,6 @@ func shop() *v1alpha1.AppIsolation {
 	return app
 }
 
-// programmed is an application whose present declaration was once carried out.
-func programmed(app *v1alpha1.AppIsolation) *v1alpha1.AppIsolation {
-	app.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionTrue, ObservedGeneration: app.Generation}}
-	return app
-}
-
 func desiredOf(app *v1alpha1.AppIsolation) []*networkingv1.NetworkPolicy {
 	model, _ := Resolve(app, Facts{})
 	return model.NetworkPolicies()
@@ -98,7 +92,7 @@ func TestPlanSteps(t *testing.T) {
 	}{
 		{name: "everything is new: the default deny comes last", steps: "Create shop-db, Create shop-web; Create shop-default-deny"},
 		{name: "everything is there: nothing to do", was: func(*v1alpha1.AppIsolation) {}},
-		{name: "a tier has another name: the new policy is there before the old one goes", was: renamed("old"), steps: "Create shop-web; Update shop-db; Delete shop-old"},
+		{name: "a tier has another name: the new policy is there before the old one goes", was: renamed("old"), steps: "Update shop-db, Create shop-web; Delete shop-old"},
 		{
 			name: "all kinds of changes have their order", steps: "Create shop-web; Update shop-db; Create shop-default-deny; Delete shop-old",
 			was: func(app *v1alpha1.AppIsolation) {
@@ -163,7 +157,7 @@ func TestPlanBridgesAMove(t *testing.T) {
 	g.Expect(steps(first)).To(Equal("Create " + bridge.Name + "; Update shop-db, Update shop-web"))
 	g.Expect(IsBridge(bridge.Name)).To(BeTrue())
 	g.Expect(bridge.Spec).To(Equal(named(existing, "shop-web").Spec))
-	g.Expect(bridge.Annotations).To(Equal(named(existing, "shop-web").Annotations))
+	g.Expect(bridge.Annotations).To(Equal(map[string]string{AnnotationRules: named(existing, "shop-web").Annotations[AnnotationRules]}))
 
 	crashed := append(existing, bridge)
 	g.Expect(steps(NewPlan(app, desiredOf(app), crashed))).To(Equal("Update shop-db, Update shop-web; Delete " + bridge.Name))
@@ -173,11 +167,37 @@ func TestPlanBridgesAMove(t *testing.T) {
 	again.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "edge"
 	g.Expect(steps(NewPlan(again, desiredOf(again), moved))).To(MatchRegexp(
 		"^Create shop-web.before-.*; Update shop-db, Update shop-web; Delete "+bridge.Name+"$"), "a second move has a bridge of its own")
-	g.Expect(steps(NewPlan(programmed(app), desiredOf(app), moved))).To(Equal("Delete " + bridge.Name))
+	g.Expect(steps(NewPlan(app, desiredOf(app), moved))).To(Equal("Delete " + bridge.Name))
 
 	app.Spec.Mode = v1alpha1.ModeDryRun
-	app.Status.Conditions = nil
 	g.Expect(steps(NewPlan(app, desiredOf(app), existing))).To(Equal("Update shop-db, Update shop-web"))
+}
+
+// What somebody made of a policy is put back beside what is new, and before anything else; a bridge never says it.
+func TestPlanPutsBackFirst(t *testing.T) {
+	g := NewWithT(t)
+	moved := func(policy *networkingv1.NetworkPolicy) { policy.Spec.PodSelector.MatchLabels["tier"] = "nobody" }
+	opened := func(policy *networkingv1.NetworkPolicy) {
+		policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+	}
+	existing := written(shop())
+	moved(named(existing, "shop-web"))
+	opened(named(existing, "shop-default-deny"))
+	grown := shop()
+	grown.Spec.Tiers = append(grown.Spec.Tiers, v1alpha1.Tier{Name: "new", PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": "new"}}})
+	grown.Spec.Tiers[1].Ports[0].Port.Port = intstr.FromInt32(3307)
+	plan := NewPlan(grown, desiredOf(grown), existing)
+	g.Expect(steps(plan)).To(Equal("Create shop-new, Update shop-default-deny; Update shop-db, Update shop-web"))
+	for _, change := range plan.Changes() {
+		g.Expect(change.Undoes).To(Equal(change.Policy.Name == "shop-default-deny"), change.Policy.Name)
+	}
+
+	edited := written(shop())
+	moved(named(edited, "shop-web"))
+	g.Expect(steps(NewPlan(shop(), desiredOf(shop()), edited))).To(Equal("Update shop-web"))
+	elsewhere := shop()
+	elsewhere.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "front"
+	g.Expect(steps(NewPlan(elsewhere, desiredOf(elsewhere), edited))).To(Equal("Update shop-db, Update shop-web"), "there is nothing of ours to bridge")
 }
 
 // Who copies one of our policies, labels and all, keeps the copy.
@@ -248,7 +268,7 @@ func TestPlanUndoesDrift(t *testing.T) {
 			}
 			policy.Annotations["note"] = "theirs"
 
-			plan := NewPlan(programmed(shop()), desiredOf(shop()), existing)
+			plan := NewPlan(shop(), desiredOf(shop()), existing)
 			g.Expect(steps(plan)).To(Equal("Update " + row.policy))
 			undone := plan.Changes()[0].Policy
 			want := named(written(shop()), row.policy)
@@ -275,7 +295,6 @@ func TestPlanTakesAnEmptyListForNone(t *testing.T) {
 	existing := written(shop())
 	named(existing, "shop-web").Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{}
 	named(existing, "shop-db").Spec.Egress = []networkingv1.NetworkPolicyEgressRule{}
-	named(existing, "shop-default-deny").Annotations = map[string]string{}
 	NewWithT(t).Expect(NewPlan(shop(), desiredOf(shop()), existing).Steps).To(BeEmpty())
 }
 

@@ -209,7 +209,6 @@ func TestPlanLeadsToTheDesiredPoliciesAndStops(t *testing.T) {
 		NewWithT(t).Expect(plan.Conflicts).To(BeEmpty(), w.String)
 
 		cluster = carriedOut(cluster, plan.Changes())
-		programmed(w.App())
 		cluster = carriedOut(cluster, NewPlan(w.App(), policies(t, w), cluster).Changes()) // bridges go
 		NewWithT(t).Expect(NewPlan(w.App(), policies(t, w), cluster).Steps).To(BeEmpty(), w.String)
 		NewWithT(t).Expect(specsOf(cluster)).To(Equal(specsOf(policies(t, w))), w.String)
@@ -235,7 +234,6 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 		}
 		cluster := carriedOut(nil, NewPlan(w.App(), policies(t, before), nil).Changes())
 		changes := permuted(t, NewPlan(w.App(), policies(t, w), cluster))
-		programmed(w.App())
 		changes = append(changes, permuted(t, NewPlan(w.App(), policies(t, w), carriedOut(cluster, changes)))...)
 
 		e := declared.NewEvaluator(w)

@@ -19,25 +19,64 @@ import (
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
+const countedPolicies = "count/networkpolicies.networking.k8s.io"
+
+// quotaOf allows a namespace so many policies.
+func quotaOf(t *testing.T, namespace string, policies int64) *corev1.ResourceQuota {
+	t.Helper()
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "quota"}}
+	quota.Spec.Hard = corev1.ResourceList{countedPolicies: *resource.NewQuantity(policies, resource.DecimalSI)}
+	create(t, quota)
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)).To(Succeed())
+		g.Expect(quota.Status.Hard).To(HaveKey(corev1.ResourceName(countedPolicies)))
+	})
+	return quota
+}
+
 // TestF12QuotaExceeded has room for one policy of two.
 func TestF12QuotaExceeded(t *testing.T) {
 	g := NewWithT(t)
 	o := startOperator(t, kubeconfig)
-	const counted = "count/networkpolicies.networking.k8s.io"
-	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: namespace(t), Name: "quota"}}
-	quota.Spec.Hard = corev1.ResourceList{counted: resource.MustParse("1")}
-	create(t, quota)
-	eventually(t, soon, func(g Gomega) {
-		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(quota), quota)).To(Succeed())
-		g.Expect(quota.Status.Hard).To(HaveKey(corev1.ResourceName(counted)))
-	})
+	quota := quotaOf(t, namespace(t), 1)
 	app := application(t, quota.Namespace, "shop", twoTiers)
 	create(t, app)
 	failed := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonApplyFailed)
 	g.Expect(failed.Message).To(ContainSubstring("exceeded quota"))
 	g.Expect(policies(g, t, app.Namespace)).To(HaveLen(1), "as many as there is room for")
-	edit(t, quota, func() { quota.Spec.Hard[counted] = resource.MustParse("2") })
+	edit(t, quota, func() { quota.Spec.Hard[countedPolicies] = resource.MustParse("2") })
 	t.Logf("all was as declared %s after the quota was raised", converges(t, app).Round(time.Millisecond))
+	settled(t, o, app)
+}
+
+// TestF12EditsBesideARefusal edits what is in force while a new tier's policy is refused.
+func TestF12EditsBesideARefusal(t *testing.T) {
+	g := NewWithT(t)
+	o := startOperator(t, kubeconfig)
+	app := application(t, namespace(t), "shop", twoTiers)
+	app.Spec.Scope = v1alpha1.ScopeNamespace
+	create(t, app)
+	becomesCurrent(t, app)
+	before := policies(g, t, app.Namespace)
+	quota := quotaOf(t, app.Namespace, int64(len(before)))
+	edit(t, app, func() {
+		app.Spec.Tiers = append(app.Spec.Tiers, v1alpha1.Tier{Name: "c", PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": "c"}}})
+	})
+	becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonApplyFailed)
+
+	for name, policy := range policies(g, t, app.Namespace) {
+		edit(t, policy, func() {
+			policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+			policy.Spec.PodSelector = metav1.LabelSelector{MatchLabels: map[string]string{"tier": "else"}}
+		})
+		eventually(t, soon, func(g Gomega) {
+			g.Expect(policies(g, t, app.Namespace)[name].Spec).To(Equal(before[name].Spec))
+		})
+	}
+	eventually(t, soon, func(g Gomega) { g.Expect(warnings(t, app)).To(ContainElement("DriftUndone")) })
+	edit(t, quota, func() { quota.Spec.Hard[countedPolicies] = resource.MustParse("9") })
+	converges(t, app)
+	g.Expect(policies(g, t, app.Namespace)).To(HaveLen(len(before)+1), "nobody's edit is kept as a bridge")
 	settled(t, o, app)
 }
 
