@@ -9,18 +9,21 @@ VERSION = 0.1.0
 IMG = appisolation:v$(VERSION)
 REPLACES =
 # Older minors of Kubernetes that are tested too, each with a go.mod in hack/controlplane.
-MINORS = 1.34 1.35
+MINORS = 1.34 1.35 1.36
 # Every module but those that pin the older minors, and those of them that have code of ours.
 MODULES = $(patsubst %/,%,$(dir $(wildcard go.mod test/*/go.mod hack/*/go.mod)))
 CODE = $(filter-out hack/%,$(MODULES)) hack/image
 TOOL := go tool -modfile=$(CURDIR)/hack/tools/go.mod
-# The race detector needs a C compiler. One package at a time: several start a control plane, and no cached result: much
-# of what they test is outside Go's sight. Vet is the linters' part, so that nothing is vetted twice.
+# The race detector needs cgo, and so a C compiler. One package at a time: several start a control plane, and no cached
+# result: much of what they test is outside Go's sight. Vet is the linters' part, so that nothing is vetted twice.
 RACE = $(if $(shell command -v "$$(go env CC)"),-race)
-GOTEST = go test $(RACE) -p 1 -count=1 -timeout 20m
-export GOFLAGS := $(strip $(shell go env GOFLAGS) -vet=off)
+CGO = $(if $(RACE),CGO_ENABLED=1)
+GOTEST = $(CGO) go test $(RACE) -exec 'env CGO_ENABLED=0' -p 1 -count=1 -timeout 20m
+# All else is compiled in one way, the image's, so that what is common is compiled once.
+export CGO_ENABLED = 0
+export GOFLAGS := $(strip $(shell go env GOFLAGS) -trimpath -vet=off)
 # With "-p 1" only one thing would be compiled at a time, so all is compiled before.
-COMPILE = go list $(RACE) -export -deps -test
+COMPILE = $(CGO) go list $(RACE) -export -deps -test
 
 .PHONY: help
 help: ## Print this list
@@ -139,7 +142,7 @@ vulncheck: ## Look for known vulnerabilities that the operator's code reaches
 
 .PHONY: build
 build: ## Compile the operator to bin/manager
-	CGO_ENABLED=0 go build -trimpath -o bin/manager .
+	go build -o bin/manager .
 
 .PHONY: image
 image: ## Make the image with ko, for amd64 and arm64, to dist/image.tar; no Docker, no registry
@@ -184,7 +187,7 @@ release: image ## Make all that a release publishes, in dist/release, and check 
 
 # Not part of "make test": to compile what a minor takes is five minutes on two cores.
 .PHONY: compat
-compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35")
+compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35 1.36")
 
 .PHONY: $(MINORS:%=compat-%)
 $(MINORS:%=compat-%): compat-%: controlplane olm
@@ -217,11 +220,11 @@ olm: ## Compile the Operator Lifecycle Manager and opm to bin/olm, once
 ahead: ## Compile what "make test lint verify" will take, once
 	GOFLAGS="$(GOFLAGS) -tags=remove_all_sd" go build -modfile=hack/promtool/go.mod -o /dev/null tool
 	go build -modfile=hack/helm/go.mod -o /dev/null tool
-	for arch in amd64 arm64; do CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -tags no_svg -trimpath -o /dev/null .; done # the image's
+	for arch in amd64 arm64; do GOOS=linux GOARCH=$$arch go build -tags no_svg -o /dev/null .; done # the image's
 	go -C test/argocd test -c -o /dev/null .
 	hack/operator-sdk/build
 	hack/controlplane/build $(K8S) node
-	for tools in image tools govulncheck crdify actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
+	for tools in image tools govulncheck actionlint; do go build -modfile=hack/$$tools/go.mod -o /dev/null tool; done
 
 .PHONY: clean
 clean: ## Remove everything that was built

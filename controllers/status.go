@@ -14,7 +14,7 @@ import (
 
 // The bounds of the CRD on what status holds.
 const (
-	maxFlows, maxPreview       = 64, 64
+	maxPreview                 = 64
 	maxFlowMessage, maxMessage = 1024, 8192
 )
 
@@ -287,7 +287,7 @@ func flowStatuses(o outcome) []v1alpha1.FlowStatus {
 	var flows []v1alpha1.FlowStatus
 	for _, problem := range o.problems {
 		same := func(f v1alpha1.FlowStatus) bool { return f.Direction == problem.Direction && f.Name == problem.Entry }
-		if problem.Entry == "" || len(flows) == maxFlows || slices.ContainsFunc(flows, same) {
+		if problem.Entry == "" || len(flows) == v1alpha1.MaxStatusFlows || slices.ContainsFunc(flows, same) {
 			continue
 		}
 		state := v1alpha1.FlowHalfOpen

@@ -537,6 +537,9 @@ type AppIsolationStatus struct {
 	Preview []PolicyChange `json:"preview,omitempty"`
 }
 
+// MaxStatusFlows is how many entries status.flows names.
+const MaxStatusFlows = 64
+
 // TierStatus is a tier and its policy.
 type TierStatus struct {
 	// name is the tier's name.

@@ -406,11 +406,15 @@ func listed[T ~string](names []T) string {
 
 // networks are what the policies say that are in force, and what they will say once all that is declared is. On a
 // cluster the policies are there. In files, they are what the applications and profiles become, beside others. What is
-// wrong with the applications that are asked about is said.
+// wrong with the applications that are asked about is said, and which others in files are left out as they are wrong.
 func (i *inventory) networks(warnings io.Writer, about ...*v1alpha1.AppIsolation) (inForce, declared isolation.Network, err error) {
 	translations := i.translate()
 	concerned := slices.DeleteFunc(slices.Clone(translations), func(t translation) bool { return !slices.Contains(about, t.app) })
 	err = i.check(concerned, warnings)
+	others := slices.DeleteFunc(slices.Clone(translations), func(t translation) bool { return slices.Contains(about, t.app) })
+	if errOthers := i.check(others, io.Discard); errOthers != nil && !i.live {
+		fmt.Fprintln(warnings, "warning: left out:", errOthers)
+	}
 	if i.live && err != nil { // its last policies are in force all the same
 		fmt.Fprintln(warnings, "warning:", err)
 		err = nil

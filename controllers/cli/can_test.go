@@ -249,6 +249,14 @@ spec:
 	NewWithT(t).Expect(err).To(MatchError(ContainSubstring("IsolationProfile strict: ")))
 }
 
+// What another application in the files would say is not passed over in silence.
+func TestCanSaysWhatItLeavesOut(t *testing.T) {
+	paths := written(t, twoTiers, strings.NewReplacer("name: shop,", "name: other,", "to: db", "to: nosuch").Replace(twoTiers))
+	_, errOut, err := run("can", "-f", paths[0], "-f", paths[1], "shop/web", "shop/db")
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	NewWithT(t).Expect(errOut).To(HavePrefix("warning: left out: not accepted:\n" + paths[1] + ":10: AppIsolation shop/other: spec.flows[0].to"))
+}
+
 // What is proposed is text to every reader of YAML.
 func TestProposalsAreQuoted(t *testing.T) {
 	g := NewWithT(t)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -81,6 +82,9 @@ type difference struct {
 
 // settings are what is in force before a change and after it.
 func settings(ctx context.Context, from *source, base []string, warnings io.Writer) (before, after isolation.Setting, err error) {
+	if len(base) > 1 && *from.Kustomize != "" {
+		return before, after, fmt.Errorf("--base %s: with -k it is one kustomize root", strings.Join(base, ","))
+	}
 	files, err := from.readFiles()
 	if err != nil {
 		return before, after, err

@@ -149,6 +149,26 @@ func TestDiffWithACluster(t *testing.T) {
 	}
 }
 
+// A file may leave out what the API server fills in, and may have a policy twice: the last one is what is applied.
+func TestDiffOfPoliciesInFiles(t *testing.T) {
+	const full = `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: legacy, namespace: shop},
+  spec: {podSelector: {}, policyTypes: [Ingress, Egress], egress: [{ports: [{protocol: TCP, port: 53}]}]}}`
+	const short = `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: legacy, namespace: shop},
+  spec: {podSelector: {}, egress: [{ports: [{port: 53}]}]}}`
+	paths := written(t, full, short, legacy+"---\n"+short, short+"\n"+legacy)
+	for _, row := range []struct {
+		before, after int
+		err           error
+	}{{0, 1, nil}, {0, 2, nil}, {0, 3, statusDifferent}} {
+		out, errOut, err := run("diff", "-f", paths[row.after], "--base", paths[row.before])
+		if row.err == nil {
+			NewWithT(t).Expect(err).NotTo(HaveOccurred(), out+errOut)
+		} else {
+			NewWithT(t).Expect(err).To(Equal(row.err))
+		}
+	}
+}
+
 // A profile is about namespaces that its file does not name.
 func TestDiffOfAProfileConcernsEveryNamespace(t *testing.T) {
 	files := newInventory()
@@ -197,6 +217,7 @@ func TestDiffErrors(t *testing.T) {
 		"a wrong file":      {[]string{"-f", paths[1], "--base", paths[0]}, "not accepted:\n" + paths[1] + ":10: AppIsolation shop/shop: spec.flows[0].to"},
 		"no file":           {nil, "must specify one of -f and -k"},
 		"no cluster":        {[]string{"-f", paths[0]}, "there is no kubeconfig"},
+		"two roots":         {[]string{"-k", "a", "--base", "b,c"}, "--base b,c: with -k it is one kustomize root"},
 		"an unknown output": {[]string{"-f", paths[0], "--base", paths[0], "-o", "html"}, "-o html: write markdown"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,7 +35,7 @@ Conditions are what the operator reported; tiers, flows and policies are what th
   HalfOpen    its rules are written, and something is missing: the other application's half, or one of several peers
   Closed      what it refers to is missing, so it has no rule
   NotWritten  a policy that it needs is not on the cluster as it should be
-  Unknown     the operator has not reported on this declaration yet`,
+  Unknown     the operator has not reported on this declaration yet, or on more lines than its status has room for`,
 		Example: `  # The application shop of the namespace shop
   appisolation explain shop -n shop`,
 		Args: cobra.ExactArgs(1),
@@ -334,6 +334,9 @@ func (e explanation) lineState(line string) string {
 		if isolation.EntryLine(flow.Direction, flow.Name) == line {
 			return string(flow.State) + ": " + flow.Reason
 		}
+	}
+	if len(e.app.Status.Flows) >= v1alpha1.MaxStatusFlows {
+		return "Unknown" // there may be more than it names
 	}
 	return "Open"
 }

@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -69,6 +71,14 @@ func TestExplainOfWhatTheOperatorReported(t *testing.T) {
 				app.Generation, app.Spec.Mode = 2, "Nonsense"
 			},
 			page: []string{"The status of shop/shop is behind: generation 2, observed 1", "Policies that stay as they are\n  None: nothing of it was accepted so far.\n  spec.mode: "},
+		},
+		"more lines than a status has room for": {
+			conditions: []metav1.Condition{ready},
+			change: func(app *v1alpha1.AppIsolation, _ *inventory) {
+				app.Spec.Egress = []v1alpha1.Egress{{Name: "mail", From: []v1alpha1.TierRef{"*"}, To: []v1alpha1.Peer{{IPBlock: &v1alpha1.IPBlock{CIDR: "203.0.113.7/32"}}}, Ports: []v1alpha1.Port{{Port: intstr.FromInt32(25)}}}}
+				app.Status.Flows = slices.Repeat([]v1alpha1.FlowStatus{{Direction: v1alpha1.DirectionIngress, Name: "a", State: v1alpha1.FlowClosed}}, v1alpha1.MaxStatusFlows)
+			},
+			page: []string{"egress mail  tier *  203.0.113.7/32         Unknown\n"},
 		},
 		"no flow": {
 			conditions: []metav1.Condition{ready},

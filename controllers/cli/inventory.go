@@ -148,7 +148,12 @@ func (i *inventory) addProfile(profile *v1alpha1.IsolationProfile, _ string) {
 	i.profiles[profile.Name] = profile
 }
 
+// addPolicy adds a policy. In files the last one of a name counts, as it does when they are applied.
 func (i *inventory) addPolicy(policy *networkingv1.NetworkPolicy, _ string) {
+	if !i.live {
+		isolation.SetDefaults(policy)
+		i.policies = slices.DeleteFunc(i.policies, func(p *networkingv1.NetworkPolicy) bool { return keyOf(p) == keyOf(policy) })
+	}
 	i.policies = append(i.policies, policy)
 }
 

@@ -94,29 +94,10 @@ func served(all []*networkingv1.NetworkPolicy) []*networkingv1.NetworkPolicy {
 	var served []*networkingv1.NetworkPolicy
 	for _, p := range all {
 		p = p.DeepCopy()
-		if len(p.Spec.PolicyTypes) == 0 {
-			p.Spec.PolicyTypes = []networkingv1.PolicyType{"Ingress"}
-			if len(p.Spec.Egress) > 0 {
-				p.Spec.PolicyTypes = append(p.Spec.PolicyTypes, "Egress")
-			}
-		}
-		for n := range p.Spec.Ingress {
-			setProtocols(p.Spec.Ingress[n].Ports)
-		}
-		for n := range p.Spec.Egress {
-			setProtocols(p.Spec.Egress[n].Ports)
-		}
+		SetDefaults(p)
 		served = append(served, p)
 	}
 	return served
-}
-
-func setProtocols(ports []networkingv1.NetworkPolicyPort) {
-	for n := range ports {
-		if tcp := corev1.ProtocolTCP; ports[n].Protocol == nil {
-			ports[n].Protocol = &tcp
-		}
-	}
 }
 
 var draftWorld = map[string]map[string]string{

@@ -54,15 +54,41 @@ func Ingress(policy *networkingv1.NetworkPolicy, pod *corev1.Pod, port int32) Ad
 	return said
 }
 
-// directions are those that a policy speaks of. The API server fills in an empty list like this.
-func directions(policy *networkingv1.NetworkPolicy) []string {
-	types := policy.Spec.PolicyTypes
-	if len(types) == 0 {
-		types = policyTypes[:1]
-		if len(policy.Spec.Egress) > 0 {
-			types = policyTypes
+// SetDefaults fills in what a policy leaves out, as the API server does (SetDefaults_NetworkPolicy in
+// k8s.io/kubernetes/pkg/apis/networking/v1): the directions that it speaks of, and TCP.
+func SetDefaults(policy *networkingv1.NetworkPolicy) {
+	policy.Spec.PolicyTypes = slices.Clone(typesOf(policy))
+	for i := range policy.Spec.Ingress {
+		setProtocols(policy.Spec.Ingress[i].Ports)
+	}
+	for i := range policy.Spec.Egress {
+		setProtocols(policy.Spec.Egress[i].Ports)
+	}
+}
+
+func setProtocols(ports []networkingv1.NetworkPolicyPort) {
+	for i := range ports {
+		if ports[i].Protocol == nil {
+			tcp := corev1.ProtocolTCP
+			ports[i].Protocol = &tcp
 		}
 	}
+}
+
+// typesOf are the directions that a policy speaks of. To leave them out means egress too only where it has a rule.
+func typesOf(policy *networkingv1.NetworkPolicy) []networkingv1.PolicyType {
+	switch {
+	case len(policy.Spec.PolicyTypes) > 0:
+		return policy.Spec.PolicyTypes
+	case len(policy.Spec.Egress) > 0:
+		return policyTypes
+	}
+	return policyTypes[:1]
+}
+
+// directions are those that a policy speaks of.
+func directions(policy *networkingv1.NetworkPolicy) []string {
+	types := typesOf(policy)
 	var found []string
 	for _, direction := range policyTypes {
 		if slices.Contains(types, direction) {

@@ -69,6 +69,9 @@ func BuildOperator(ctx context.Context, dir string, flags ...string) (binary str
 	binary = filepath.Join(dir, "manager")
 	build := exec.CommandContext(ctx, "go", slices.Concat([]string{"build"}, flags, []string{"-o", binary, "."})...)
 	build.Dir = root
+	if slices.Contains(flags, "-race") { // which takes cgo
+		build.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	build.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if output, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("compile the operator: %w\n%s", err, output)

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +154,23 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 		text, status = answer("diff", "-f", file(func() *v1alpha1.AppIsolation { frozen.Spec.Mode = v1alpha1.ModeEnforce; return frozen }()))
 		Expect(status).To(Equal(1))
 		Expect(text).To(HavePrefix("may close  everybody → " + app.Namespace + "/shop/b on every port\n"))
+	})
+
+	It("diff knows what the API server fills in", func() {
+		namespace := newNamespace()
+		for name, spec := range map[string]string{
+			"ingress": `{podSelector: {}, ingress: [{ports: [{port: 80}, {protocol: UDP, port: 53}]}]}`,
+			"both":    `{podSelector: {}, ingress: [{}], egress: [{ports: [{port: 80}]}]}`,
+			"empty":   `{podSelector: {}, egress: []}`,
+		} {
+			text := fmt.Sprintf("{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: %s, namespace: %s}, spec: %s}", name, namespace, spec)
+			path := filepath.Join(GinkgoT().TempDir(), "policy.yaml")
+			Expect(os.WriteFile(path, []byte(text), 0o600)).To(Succeed())
+			create(fromFile(path)...)
+			out, status := answer("diff", "-f", path)
+			Expect(out).To(BeEmpty())
+			Expect(status).To(BeZero())
+		}
 	})
 
 	It("graph draws a namespace, one application, and everything", func() {

@@ -610,7 +610,7 @@ func contents(policy networkingv1.NetworkPolicy) networkingv1.NetworkPolicy {
 	}
 }
 
-// asRendered is a policy of the API server as the translator makes it: without what belongs to one cluster.
+// asRendered is a policy of the API server as the translator makes it: without what is for the operator only.
 func asRendered(policy networkingv1.NetworkPolicy) networkingv1.NetworkPolicy {
 	rendered := networkingv1.NetworkPolicy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "networking.k8s.io/v1", Kind: "NetworkPolicy"},
@@ -618,6 +618,9 @@ func asRendered(policy networkingv1.NetworkPolicy) networkingv1.NetworkPolicy {
 		Spec:       policy.Spec,
 	}
 	delete(rendered.Labels, isolation.LabelUID)
+	if delete(rendered.Annotations, isolation.AnnotationSpecHash); len(rendered.Annotations) == 0 {
+		rendered.Annotations = nil
+	}
 	return rendered
 }
 
