@@ -161,9 +161,7 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	}
 	key, now := client.ObjectKeyFromObject(app), digest(app, desired, o.plan.Conflicts)
 	before, known := r.settled.Load(key)
-	if known && before == now {
-		o.plan.MarkUndoes()
-	}
+	o.plan.MarkUndoes(func(isolation.Change) bool { return known && before == now })
 	plan := r.contests.due(o.plan, time.Now())
 	r.contests.identify(plan, lastToChange(ctx, r.Live))
 	o.writes = apply(ctx, r.Client, plan)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/events"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -30,7 +31,7 @@ func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	for _, change := range done.written {
 		if change.Undoes {
 			driftUndone.Inc()
-			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), undone(change))
+			r.event(app, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), undone(change, change.Policy.Name))
 			continue
 		}
 		others = append(others, change)
@@ -40,13 +41,25 @@ func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	}
 }
 
-// undone says what somebody else did to a policy that is as declared again.
-func undone(change isolation.Change) string {
+// announceUndone says which edits of somebody else's were undone.
+func (r *ProfileReconciler) announceUndone(profile *v1alpha1.IsolationProfile, done denial) {
+	regarding := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "IsolationProfile", Name: profile.Name, UID: profile.UID}
+	for _, change := range done.written {
+		if change.Undoes {
+			driftUndone.Inc()
+			note := undone(change, change.Policy.Namespace+"/"+change.Policy.Name)
+			record(r.Recorder, regarding, change.Policy, corev1.EventTypeWarning, eventDriftUndone, string(change.Operation), note)
+		}
+	}
+}
+
+// undone says what somebody else did to a policy, named as it is where this is read, that is as declared again.
+func undone(change isolation.Change, name string) string {
 	what := "change"
 	if change.Operation == v1alpha1.OperationCreate {
 		what = "deletion"
 	}
-	return fmt.Sprintf("undid somebody's %s of NetworkPolicy %s", what, change.Policy.Name)
+	return fmt.Sprintf("undid somebody's %s of NetworkPolicy %s", what, name)
 }
 
 // written lists policies by what was done to them, in the order of the writes.
@@ -88,10 +101,15 @@ func (r *Reconciler) announceConditions(app *v1alpha1.AppIsolation, before []met
 func (r *Reconciler) event(app *v1alpha1.AppIsolation, related *networkingv1.NetworkPolicy, eventType, reason, action, note string) {
 	// References without a resource version: with it, no event would ever repeat another.
 	regarding := &corev1.ObjectReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "AppIsolation", Namespace: app.Namespace, Name: app.Name, UID: app.UID}
+	record(r.Recorder, regarding, related, eventType, reason, action, note)
+}
+
+// record writes an event about an object, and a policy that it has to do with if that is not nil.
+func record(recorder events.EventRecorder, regarding *corev1.ObjectReference, related *networkingv1.NetworkPolicy, eventType, reason, action, note string) {
 	var about runtime.Object
 	if related != nil {
 		about = &corev1.ObjectReference{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "NetworkPolicy", Namespace: related.Namespace, Name: related.Name}
 	}
 	note = strings.ReplaceAll(note, "\n", "; ") // kubectl shows events in a table
-	r.Recorder.Eventf(regarding, about, eventType, reason, action, "%s", truncate(note, maxNote))
+	recorder.Eventf(regarding, about, eventType, reason, action, "%s", truncate(note, maxNote))
 }

@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -100,29 +99,21 @@ func namespaceNamed(ctx context.Context, reader client.Reader, name string) (*me
 	return namespace, reader.Get(ctx, types.NamespacedName{Name: name}, namespace)
 }
 
-// scopeHolder is the oldest application of the namespace with scope Namespace, if it is not this one. One that is in
-// mode DryRun holds nothing up.
+// scopeHolder is who else has the application's namespace as a whole; empty if nobody does.
 func (r *Reconciler) scopeHolder(ctx context.Context, app *v1alpha1.AppIsolation) (string, error) {
 	var others v1alpha1.AppIsolationList
 	if err := r.List(ctx, &others, client.MatchingFields{referenceIndex: scopeReference(app.Namespace)},
 		client.DisableReadYourWritesConsistency); err != nil {
 		return "", fmt.Errorf("list the applications with scope Namespace in %s: %w", app.Namespace, err)
 	}
-	oldest := app
+	all := []*v1alpha1.AppIsolation{app}
 	for i := range others.Items {
-		other := &others.Items[i]
-		if other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && other.DeletionTimestamp.IsZero() && older(other, oldest) {
-			oldest = other
+		if others.Items[i].UID != app.UID {
+			all = append(all, &others.Items[i])
 		}
 	}
-	if oldest.UID == app.UID {
-		return "", nil
-	}
-	return oldest.Name, nil
-}
-
-func older(a, b *v1alpha1.AppIsolation) bool {
-	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID)) < 0
+	slices.SortFunc(all, isolation.Older)
+	return isolation.ScopeHolder(app, all), nil
 }
 
 // findAPIServer reads where the API servers are. Where no endpoint is listed the last known ones stay.

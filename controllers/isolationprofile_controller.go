@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -13,6 +15,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -28,7 +31,15 @@ import (
 // ProfileReconciler keeps each IsolationProfile's baseline in the namespaces that name it, and its status true.
 type ProfileReconciler struct {
 	client.Client
+	// Live reads from the API server itself.
+	Live     client.Reader
+	Recorder events.EventRecorder
 
+	// placed remembers, by profile, a map of the namespaces to the baseline that they had when it was last as it should be:
+	// what differs since though that does not was changed by somebody else.
+	placed sync.Map
+	// contests are the baselines that somebody else changes again and again.
+	contests contests
 	// outdated says when to look again after a write that was refused as outdated.
 	outdated workqueue.TypedRateLimiter[reconcile.Request]
 }
@@ -56,6 +67,7 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	var profile v1alpha1.IsolationProfile
 	if err := r.Get(ctx, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
+		r.placed.Delete(req.Name)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
@@ -64,11 +76,15 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 		return ctrl.Result{}, nil
 	}
 	done := r.deny(ctx, &profile)
+	r.announceUndone(&profile, done)
 	if done.outdated && done.err == nil {
 		return ctrl.Result{RequeueAfter: r.outdated.When(req)}, nil
 	}
 	r.outdated.Forget(req)
-	return ctrl.Result{}, errors.Join(done.err, r.report(ctx, &profile, done))
+	if err := errors.Join(done.err, r.report(ctx, &profile, done)); err != nil {
+		return ctrl.Result{}, err
+	}
+	return ctrl.Result{RequeueAfter: done.wait}, nil
 }
 
 // denial is what came of a reconcile.
@@ -79,6 +95,9 @@ type denial struct {
 	// kept are the namespaces that do not name the profile any more and keep its baseline for now.
 	kept []string
 	writes
+	// contended says which baselines somebody else changes again and again, and wait when there is more to do for them.
+	contended []string
+	wait      time.Duration
 }
 
 func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.IsolationProfile) denial {
@@ -89,8 +108,8 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 	if err != nil {
 		return denial{writes: writes{err: err}}
 	}
-	plan := isolation.NewBaselinePlan(profile, sites)
-	done := denial{plan: plan, writes: apply(ctx, r.Client, plan)}
+	done := denial{plan: isolation.NewBaselinePlan(profile, sites)}
+	r.carryOut(ctx, profile, sites, &done)
 	for _, site := range sites {
 		if site.Awaited {
 			done.kept = append(done.kept, site.Namespace)
@@ -98,6 +117,34 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 	}
 	slices.Sort(done.kept)
 	return done
+}
+
+// carryOut writes what is planned, but for what has to wait.
+func (r *ProfileReconciler) carryOut(ctx context.Context, profile *v1alpha1.IsolationProfile, sites []isolation.Site, done *denial) {
+	remembered, _ := r.placed.Load(profile.Name)
+	before, _ := remembered.(map[string]v1alpha1.Baseline)
+	baseline := profile.Spec.EffectiveBaseline()
+	done.plan.MarkUndoes(func(change isolation.Change) bool { return before[change.Policy.Namespace] == baseline })
+	due := r.contests.due(done.plan, time.Now())
+	r.contests.identify(due, lastToChange(ctx, r.Live))
+	done.writes = apply(ctx, r.Client, due)
+	r.contests.undone(done.written, time.Now())
+
+	now, desired := map[string]v1alpha1.Baseline{}, []*networkingv1.NetworkPolicy{}
+	for _, site := range sites {
+		if policy := isolation.Baseline(profile, site.Namespace); site.Labelled && policy != nil {
+			now[site.Namespace] = baseline
+			desired = append(desired, policy)
+		}
+	}
+	for _, change := range done.plan.Changes() {
+		isWritten := slices.ContainsFunc(done.written, func(w isolation.Change) bool { return w.Policy == change.Policy })
+		if !isWritten && before[change.Policy.Namespace] != baseline {
+			delete(now, change.Policy.Namespace) // it was not there yet
+		}
+	}
+	r.placed.Store(profile.Name, now)
+	done.contended, done.wait = r.contests.on("", desired, time.Now())
 }
 
 // sites are the namespaces that name the profile, and those that have its baseline.
@@ -283,6 +330,8 @@ func baselineCondition(done denial) metav1.Condition {
 		return failed(condition, v1alpha1.ReasonApplyFailed, "it is tried again: "+done.err.Error())
 	case len(done.plan.Conflicts) > 0:
 		return conflictCondition(done.plan.Conflicts, "the policies of the former IsolationProfile of this name are about to be collected; then this one's are written")
+	case len(done.contended) > 0:
+		return failed(condition, v1alpha1.ReasonContended, contendedMessage(done.contended))
 	default:
 		message := "every namespace that names the profile has its baseline, or none if it is None"
 		if len(done.kept) > 0 {

@@ -104,7 +104,10 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
-	profiles := &ProfileReconciler{Client: mgr.GetClient(), outdated: untilSeen()}
+	profiles := &ProfileReconciler{
+		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name),
+		outdated: untilSeen(),
+	}
 	if err := profiles.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}

@@ -28,6 +28,8 @@ var (
 		"AppIsolations by condition and status: True, False, Unknown.", []string{"condition", "status"}, nil)
 	problemDesc = prometheus.NewDesc("appisolation_application_problem",
 		"1 for each condition of each AppIsolation that is False, with its reason.", []string{"namespace", "name", "condition", "reason"}, nil)
+	profileProblemDesc = prometheus.NewDesc("appisolation_profile_problem",
+		"1 for each condition of each IsolationProfile that is False, with its reason.", []string{"name", "condition", "reason"}, nil)
 	flowsDesc = prometheus.NewDesc("appisolation_flows_not_open",
 		"Entries of AppIsolations that are not plainly open, by state: HalfOpen, Closed; of each application at most 64.", []string{"state"}, nil)
 	policiesDesc = prometheus.NewDesc("appisolation_policies",
@@ -48,7 +50,7 @@ const scrapeTimeout = 2 * time.Second
 type inventory struct{ reader client.Reader }
 
 func (i inventory) Describe(descs chan<- *prometheus.Desc) {
-	for _, desc := range []*prometheus.Desc{applicationsDesc, problemDesc, flowsDesc, policiesDesc} {
+	for _, desc := range []*prometheus.Desc{applicationsDesc, problemDesc, profileProblemDesc, flowsDesc, policiesDesc} {
 		descs <- desc
 	}
 }
@@ -61,6 +63,11 @@ func (i inventory) Collect(collected chan<- prometheus.Metric) {
 		collected <- prometheus.NewInvalidMetric(applicationsDesc, err)
 		return
 	}
+	var profiles v1alpha1.IsolationProfileList
+	if err := i.list(ctx, &profiles); err != nil {
+		collected <- prometheus.NewInvalidMetric(profileProblemDesc, err)
+		return
+	}
 	var policies networkingv1.NetworkPolicyList
 	if err := i.list(ctx, &policies); err != nil {
 		collected <- prometheus.NewInvalidMetric(policiesDesc, err)
@@ -69,6 +76,9 @@ func (i inventory) Collect(collected chan<- prometheus.Metric) {
 	counts := series{}
 	for j := range apps.Items {
 		counts.addApplication(&apps.Items[j])
+	}
+	for j := range profiles.Items {
+		counts.addProfile(&profiles.Items[j])
 	}
 	counts[labelled{desc: policiesDesc}] = 0
 	for j := range policies.Items {
@@ -104,6 +114,14 @@ func (s series) addApplication(app *v1alpha1.AppIsolation) {
 	}
 	for _, flow := range app.Status.Flows {
 		s[labelled{flowsDesc, [4]string{string(flow.State)}}]++
+	}
+}
+
+func (s series) addProfile(profile *v1alpha1.IsolationProfile) {
+	for _, condition := range profile.Status.Conditions {
+		if condition.Status == metav1.ConditionFalse {
+			s[labelled{profileProblemDesc, [4]string{profile.Name, condition.Type, condition.Reason}}] = 1
+		}
 	}
 }
 

@@ -219,26 +219,6 @@ func (i *inventory) facts(app *v1alpha1.AppIsolation) isolation.Facts {
 	if facts.Profile == nil && named {
 		facts.MissingProfile = name
 	}
-	if holder := i.scopeHolder(app); holder != nil {
-		facts.ScopeHolder = holder.Name
-	}
+	facts.ScopeHolder = isolation.ScopeHolder(app, i.apps)
 	return facts
-}
-
-// scopeHolder is the oldest application but one with scope Namespace in its namespace, as the operator sees it; nil if
-// that one is the oldest. In files the first is.
-func (i *inventory) scopeHolder(app *v1alpha1.AppIsolation) *v1alpha1.AppIsolation {
-	if app.Spec.EffectiveScope() != v1alpha1.ScopeNamespace {
-		return nil
-	}
-	for _, other := range i.apps {
-		if other == app {
-			break
-		}
-		holds := other.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce
-		if holds && other.Namespace == app.Namespace && other.DeletionTimestamp.IsZero() {
-			return other
-		}
-	}
-	return nil
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -156,9 +155,7 @@ func (s *source) readCluster(ctx context.Context, warnings io.Writer, in []strin
 	if err := reader.follow(slices.Concat(in, s.nearby), s.asksAPIServer); err != nil {
 		return nil, err
 	}
-	slices.SortStableFunc(reader.found.apps, func(a, b *v1alpha1.AppIsolation) int { // as the operator does
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
-	})
+	slices.SortStableFunc(reader.found.apps, isolation.Older)
 	return reader.found, nil
 }
 

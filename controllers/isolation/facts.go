@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"cmp"
 	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,6 +35,30 @@ type Facts struct {
 
 	// ScopeHolder is the name of an older application in the same namespace that has scope Namespace; empty if none.
 	ScopeHolder string
+}
+
+// Older compares two applications by age, as which of them holds what only one can have; among equals the UID decides.
+func Older(a, b *v1alpha1.AppIsolation) int {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(a.UID, b.UID))
+}
+
+// ScopeHolder is the name of the first but one of these applications that has its namespace as a whole; empty if that
+// one is the first, or does not ask for it. They are in the order of Older, or in that of files. One in mode DryRun
+// holds nothing up, nor one that is being deleted.
+func ScopeHolder(one *v1alpha1.AppIsolation, inOrder []*v1alpha1.AppIsolation) string {
+	if one.Spec.EffectiveScope() != v1alpha1.ScopeNamespace {
+		return ""
+	}
+	for _, other := range inOrder {
+		if other == one {
+			break
+		}
+		holds := other.Spec.EffectiveScope() == v1alpha1.ScopeNamespace && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce
+		if holds && other.Namespace == one.Namespace && other.DeletionTimestamp.IsZero() {
+			return other.Name
+		}
+	}
+	return ""
 }
 
 // profileText names the profile that governs, or the one that would.

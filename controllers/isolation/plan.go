@@ -126,12 +126,12 @@ func conflict(kind, name string, have *networkingv1.NetworkPolicy) Conflict {
 	return found
 }
 
-// MarkUndoes marks all that a plan writes, of an application whose declaration was already carried out. What is obsolete
-// was ours, not somebody else's doing.
-func (p Plan) MarkUndoes() {
+// MarkUndoes marks what a plan writes where that was already carried out. What is obsolete was ours, not somebody else's
+// doing.
+func (p Plan) MarkUndoes(wasCarriedOut func(Change) bool) {
 	for _, step := range p.Steps {
-		for i := range step {
-			step[i].Undoes = step[i].Operation != v1alpha1.OperationDelete
+		for i, change := range step {
+			step[i].Undoes = change.Undoes || change.Operation != v1alpha1.OperationDelete && wasCarriedOut(change)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
@@ -143,7 +144,7 @@ func isBusiness(r request, home bool) bool {
 	case "isolationprofiles/status":
 		return true
 	case "events":
-		return home || r.ObjectRef.Namespace == "appisolation-system"
+		return home || r.ObjectRef.Namespace == "appisolation-system" || r.ObjectRef.Namespace == metav1.NamespaceDefault // a profile's
 	case "leases":
 		return r.ObjectRef.Namespace == "appisolation-system"
 	}

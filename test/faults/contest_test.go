@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -23,6 +24,17 @@ import (
 // contend patches a policy so many times a second, as somebody, until it is told to stop.
 func contend(t *testing.T, key client.ObjectKey, perSecond int, patch func(i int) string) (stop func() (patches int)) {
 	t.Helper()
+	return again(t, perSecond, func(ctx context.Context, i int) error { return patchAsContender(ctx, key, patch(i)) })
+}
+
+func patchAsContender(ctx context.Context, key client.ObjectKey, patch string) error {
+	policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
+	return k8s.Patch(ctx, policy, client.RawPatch(types.JSONPatchType, []byte(patch)), client.FieldOwner("contender"))
+}
+
+// again does something so many times a second until it is told to stop. It counts what succeeded.
+func again(t *testing.T, perSecond int, do func(ctx context.Context, i int) error) (stop func() (n int)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	n, ended := 0, make(chan struct{})
 	go func() {
@@ -30,8 +42,7 @@ func contend(t *testing.T, key client.ObjectKey, perSecond int, patch func(i int
 		ticks := time.NewTicker(time.Second / time.Duration(perSecond))
 		defer ticks.Stop()
 		for {
-			policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}}
-			if k8s.Patch(ctx, policy, client.RawPatch(types.JSONPatchType, []byte(patch(n))), client.FieldOwner("contender")) == nil {
+			if do(ctx, n) == nil {
 				n++
 			}
 			select {
@@ -177,6 +188,46 @@ func worldEgress() v1alpha1.Egress {
 }
 
 // warnings are the reasons of the warnings about an application.
+// TestF10TugOfWarOverABaseline edits a profile's baseline all the time, or deletes it.
+func TestF10TugOfWarOverABaseline(t *testing.T) {
+	for name, change := range map[string]func(context.Context, client.ObjectKey) error{
+		"edits": func(ctx context.Context, key client.ObjectKey) error { return patchAsContender(ctx, key, opened(0)) },
+		"deletions": func(ctx context.Context, key client.ObjectKey) error {
+			return k8s.Delete(ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			startOperator(t, kubeconfig)
+			profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "faults-"}}
+			profile.Spec.Baseline = v1alpha1.BaselineDenyAll
+			create(t, profile)
+			place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "faults-", Labels: map[string]string{v1alpha1.LabelProfile: profile.Name}}}
+			create(t, place)
+			baseline := client.ObjectKey{Namespace: place.Name, Name: profile.Name + ".baseline"}
+			isInForce := func(g Gomega) {
+				g.Expect(policies(g, t, place.Name)).To(HaveKeyWithValue(baseline.Name,
+					HaveField("Spec", networkingv1.NetworkPolicySpec{PolicyTypes: []networkingv1.PolicyType{"Ingress", "Egress"}})))
+			}
+			eventually(t, soon, isInForce)
+			since := audit.now(t)
+			stop := again(t, 20, func(ctx context.Context, _ int) error { return change(ctx, baseline) })
+			eventually(t, soon, func(g Gomega) {
+				g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(profile), profile)).To(Succeed())
+				programmed := meta.FindStatusCondition(profile.Status.Conditions, v1alpha1.ConditionProgrammed)
+				g.Expect(programmed.Reason).To(Equal(v1alpha1.ReasonContended))
+				g.Expect(programmed.Message).To(ContainSubstring("NetworkPolicy " + baseline.String() + " is changed again and again by "))
+			})
+			<-time.After(2 * time.Second)
+			changes, writes := stop(), audit.writes(t, since)
+			t.Logf("%d changes, %d writes", changes, len(writes))
+			g.Expect(changes).To(BeNumerically(">", 10))
+			g.Expect(len(writes)).To(BeNumerically("<=", 20))
+			eventually(t, time.Minute, isInForce)
+		})
+	}
+}
+
 func warnings(t *testing.T, app *v1alpha1.AppIsolation) []string {
 	t.Helper()
 	var list corev1.EventList

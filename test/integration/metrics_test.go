@@ -13,6 +13,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -81,6 +82,10 @@ ingress: []
 egress: [{name: nobody, from: [a], to: [{app: {namespace: `+namespace+`, name: nobody, tier: a}}]}]`)
 		create(app)
 		eventuallyReady(app)
+		profile := newProfile("exported", `baseline: DenyAll`)
+		taken := newNamespace()
+		create(&networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: taken, Name: "exported.baseline"}})
+		relabel(taken, profile.Name)
 		account := newAccount()
 		mayScrape(account)
 		token := tokenOf(account)
@@ -90,6 +95,7 @@ egress: [{name: nobody, from: [a], to: [{app: {namespace: `+namespace+`, name: n
 			g.Expect(err).NotTo(HaveOccurred())
 			exported = string(text)
 			g.Expect(exported).To(ContainSubstring(`appisolation_application_problem{condition="ResolvedRefs",name="shop",namespace="` + app.Namespace + `",reason="AppNotFound"} 1`))
+			g.Expect(exported).To(ContainSubstring(`appisolation_profile_problem{condition="Ready",name="exported",reason="NameConflict"} 1`))
 		}).Should(Succeed())
 		for _, file := range []string{"config/prometheus/rules.yaml", "config/grafana/appisolation.json", "docs/metrics.md"} {
 			text, err := os.ReadFile(filepath.Join(root, file))
@@ -104,8 +110,9 @@ egress: [{name: nobody, from: [a], to: [{app: {namespace: `+namespace+`, name: n
 		}
 
 		Expect(k8s.Delete(ctx, app)).To(Succeed())
+		Expect(k8s.Delete(ctx, profile.DeepCopy())).To(Succeed())
 		Eventually(func(g Gomega) {
-			g.Expect(io.ReadAll(get(token)(g).Body)).NotTo(ContainSubstring(app.Namespace), "what is gone has no series")
+			g.Expect(io.ReadAll(get(token)(g).Body)).NotTo(Or(ContainSubstring(app.Namespace), ContainSubstring("exported")), "what is gone has no series")
 		}).Should(Succeed())
 	})
 
