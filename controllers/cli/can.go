@@ -256,13 +256,17 @@ func cutPort(text string) (side, port string) {
 	return text, ""
 }
 
-// sides finds who is meant by both texts. Entities are as the profile of the other side's namespace says.
+// sides finds who is meant by both texts. Entities are as the profile of the other side's namespace says, so that the
+// other side is found first.
 func (i *inventory) sides(namespace, from, to string) (a, b isolation.Side, err error) {
 	one, other := parseWho(from), parseWho(to)
-	a, errA := i.side(one, namespace, other.in(namespace))
-	b, errB := i.side(other, namespace, whereabouts(a, one.in(namespace)))
-	if one.entity != "" && errB == nil {
-		a, errA = i.side(one, namespace, whereabouts(b, other.in(namespace)))
+	var errA error
+	if one.entity == "" {
+		a, errA = i.side(one, namespace, "")
+	}
+	b, errB := i.side(other, namespace, one.whereabouts(a, namespace))
+	if one.entity != "" {
+		a, errA = i.side(one, namespace, other.whereabouts(b, namespace))
 	}
 	if errA != nil && errB != nil && errA.Error() == errB.Error() {
 		return a, b, errA
@@ -270,12 +274,13 @@ func (i *inventory) sides(namespace, from, to string) (a, b isolation.Side, err 
 	return a, b, errors.Join(errA, errB)
 }
 
-// whereabouts is the namespace that a side was found in, or else where it was said to be.
-func whereabouts(side isolation.Side, said string) string {
-	if len(side.Parties) > 0 {
-		return cmp.Or(side.Parties[0].Namespace, said)
+// whereabouts is the namespace that a side was found in, or else where it was said to be. An entity says none: its pods
+// are anywhere.
+func (w who) whereabouts(side isolation.Side, current string) string {
+	if w.entity == "" && len(side.Parties) > 0 {
+		return cmp.Or(side.Parties[0].Namespace, w.in(current))
 	}
-	return said
+	return w.in(current)
 }
 
 // side finds who is meant.
@@ -285,6 +290,8 @@ func (i *inventory) side(w who, namespace, others string) (isolation.Side, error
 		return i.addressSide(w), nil
 	case w.entity != "":
 		return i.entitySide(w.entity, others)
+	case w.all && i.live && !i.partial && i.namespaces[w.namespace] == nil:
+		return isolation.Side{}, fmt.Errorf("there is no namespace %s: correct the name", w.namespace)
 	case w.all:
 		return isolation.NamespaceSide(w.namespace, i.namespaces[w.namespace], i.livePods()), nil
 	case w.pod != "":

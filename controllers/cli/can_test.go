@@ -11,8 +11,10 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 const shop = "../../config/samples/web-api-db.yaml"
@@ -243,9 +245,19 @@ spec:
 		NewWithT(t).Expect(err).NotTo(HaveOccurred(), out+errOut)
 	}
 
+	found, err := (&source{
+		FileNameFlags: genericclioptions.FileNameFlags{Filenames: &[]string{path}, Kustomize: new(string), Recursive: new(bool)},
+		cluster:       genericclioptions.NewConfigFlags(true),
+	}).readFiles()
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	found.namespaces["a"] = map[string]string{v1alpha1.LabelProfile: "strict"}
+	one, other, err := found.sides("current", "Monitoring", "Monitoring")
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	NewWithT(t).Expect([]isolation.Side{one, other}).To(HaveEach(HaveField("Parties", HaveEach(HaveField("Namespace", "a")))), "both are as the current namespace's profile says")
+
 	wrong := strings.Replace(files, "[{namespace: b}]", "[{}]", 1)
 	NewWithT(t).Expect(os.WriteFile(path, []byte(wrong), 0o600)).To(Succeed())
-	_, _, err := run("can", "-f", path, "Monitoring", "shop/web:9090")
+	_, _, err = run("can", "-f", path, "Monitoring", "shop/web:9090")
 	NewWithT(t).Expect(err).To(MatchError(ContainSubstring("IsolationProfile strict: ")))
 }
 

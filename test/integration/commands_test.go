@@ -62,6 +62,12 @@ var _ = Describe("the commands on a cluster", Ordered, ContinueOnFailure, func()
 		}
 	})
 
+	It("can knows the namespaces that there are", func() {
+		out, status := answer("can", "namespace/default", "namespace/nosuch:80")
+		Expect(out).To(Equal("error: there is no namespace nosuch: correct the name\n"))
+		Expect(status).To(Equal(2))
+	})
+
 	It("can judges all policies and the pods that run", func() {
 		app := application(newNamespace(), "shop", twoTiers)
 		create(app)
