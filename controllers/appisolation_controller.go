@@ -162,12 +162,12 @@ func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, d
 	key, now := client.ObjectKeyFromObject(app), digest(app, desired, o.plan.Conflicts)
 	before, known := r.settled.Load(key)
 	o.plan.MarkUndoes(func(isolation.Change) bool { return known && before == now })
-	plan := r.contests.due(o.plan, time.Now())
-	r.contests.identify(plan, lastToChange(ctx, r.Live))
+	plan := r.contests.due(app.UID, o.plan, time.Now())
+	r.contests.identify(app.UID, plan, lastToChange(ctx, r.Live))
 	o.writes = apply(ctx, r.Client, plan)
 	whole := o.err == nil && !o.outdated && len(plan.Changes()) == len(o.plan.Changes())
 	r.settle(key, before, now, whole)
-	r.contests.undone(o.written, time.Now())
+	r.contests.undone(app.UID, o.written, time.Now())
 	o.contended, o.wait = r.contests.on(app.UID, desired, time.Now())
 }
 

@@ -34,20 +34,15 @@ type contests struct {
 	policies map[contested]*contest
 }
 
-// contested is a policy of one application. A new application of the same name inherits no contest: its predecessor's
-// policies went with it.
+// contested is a policy of one application or profile. A new one of the same name inherits no contest: its predecessor's
+// policies went with it. What a policy says of its owner, somebody else can change.
 type contested struct {
 	types.NamespacedName
-	app string
+	owner types.UID
 }
 
-func contestedBy(policy *networkingv1.NetworkPolicy, app string) contested {
-	return contested{client.ObjectKeyFromObject(policy), app}
-}
-
-// keyOf is that of a policy as it is written.
-func keyOf(policy *networkingv1.NetworkPolicy) contested {
-	return contestedBy(policy, policy.Labels[isolation.LabelUID])
+func keyOf(policy *networkingv1.NetworkPolicy, owner types.UID) contested {
+	return contested{client.ObjectKeyFromObject(policy), owner}
 }
 
 // contest is about one policy.
@@ -63,7 +58,7 @@ func (c *contest) isOn(now time.Time) bool { return c.undos > undosAtOnce && now
 
 // due is a plan without the undoing of what is to wait. What is for when every tier has its policy, the default deny and
 // deletions, waits with it.
-func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
+func (c *contests) due(owner types.UID, plan isolation.Plan, now time.Time) isolation.Plan {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	var steps [][]isolation.Change
@@ -73,7 +68,7 @@ func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 			if waiting && (change.Operation == v1alpha1.OperationDelete || change.Policy.Labels[isolation.LabelTier] == "") {
 				return true
 			}
-			contest := c.policies[keyOf(change.Policy)]
+			contest := c.policies[keyOf(change.Policy, owner)]
 			return change.Undoes && contest != nil && contest.isOn(now) && now.Before(contest.next)
 		})
 		steps = append(steps, due)
@@ -84,12 +79,12 @@ func (c *contests) due(plan isolation.Plan, now time.Time) isolation.Plan {
 }
 
 // identify looks up who changed what is about to be undone once too often. Afterwards there may be no trace of them.
-func (c *contests) identify(plan isolation.Plan, who func(*networkingv1.NetworkPolicy) string) {
+func (c *contests) identify(owner types.UID, plan isolation.Plan, who func(*networkingv1.NetworkPolicy) string) {
 	for _, change := range plan.Changes() {
-		if change.Undoes && c.of(change.Policy).undos == undosAtOnce {
+		if change.Undoes && c.of(keyOf(change.Policy, owner)).undos == undosAtOnce {
 			by := who(change.Policy)
 			c.mutex.Lock()
-			if contest := c.policies[keyOf(change.Policy)]; contest != nil {
+			if contest := c.policies[keyOf(change.Policy, owner)]; contest != nil {
 				contest.by = by
 			}
 			c.mutex.Unlock()
@@ -98,17 +93,17 @@ func (c *contests) identify(plan isolation.Plan, who func(*networkingv1.NetworkP
 }
 
 // of is the contest about a policy, as it is now.
-func (c *contests) of(policy *networkingv1.NetworkPolicy) contest {
+func (c *contests) of(policy contested) contest {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
-	if found := c.policies[keyOf(policy)]; found != nil {
+	if found := c.policies[policy]; found != nil {
 		return *found
 	}
 	return contest{}
 }
 
 // undone notes which of what was written was put back.
-func (c *contests) undone(written []isolation.Change, now time.Time) {
+func (c *contests) undone(owner types.UID, written []isolation.Change, now time.Time) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	maps.DeleteFunc(c.policies, func(_ contested, contest *contest) bool { return now.Sub(contest.last) >= calm })
@@ -116,7 +111,7 @@ func (c *contests) undone(written []isolation.Change, now time.Time) {
 		if !change.Undoes {
 			continue
 		}
-		key := keyOf(change.Policy)
+		key := keyOf(change.Policy, owner)
 		if c.policies == nil {
 			c.policies = map[contested]*contest{}
 		}
@@ -138,12 +133,12 @@ func pause(undos int) time.Duration {
 	return min(d, lastPause)
 }
 
-// on says which of an application's policies are contested, and after what time there is more to do for them.
-func (c *contests) on(app types.UID, policies []*networkingv1.NetworkPolicy, now time.Time) (found []string, wait time.Duration) {
+// on says which of an owner's policies are contested, and after what time there is more to do for them.
+func (c *contests) on(owner types.UID, policies []*networkingv1.NetworkPolicy, now time.Time) (found []string, wait time.Duration) {
 	c.mutex.Lock()
 	defer c.mutex.Unlock()
 	for _, policy := range policies {
-		contest := c.policies[contestedBy(policy, string(app))]
+		contest := c.policies[keyOf(policy, owner)]
 		if contest == nil || !contest.isOn(now) {
 			continue
 		}

@@ -19,20 +19,17 @@ func TestContests(t *testing.T) {
 		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
 	}
 	const app = "uid"
-	restoreOf := func(app, name string) isolation.Change {
-		written := policy(name)
-		written.Labels = map[string]string{isolation.LabelUID: app}
-		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: written, Undoes: true}
+	restore := func(name string) isolation.Change {
+		return isolation.Change{Operation: v1alpha1.OperationUpdate, Policy: policy(name), Undoes: true}
 	}
-	restore := func(name string) isolation.Change { return restoreOf(app, name) }
 	obsolete := isolation.Change{Operation: v1alpha1.OperationDelete, Policy: policy("shop-old")}
 	var c contests
 	now := time.Now()
 	// step is a moment in which a policy was changed: it says whether that is undone.
 	step := func(name string) bool {
-		plan := c.due(isolation.Plan{Steps: [][]isolation.Change{{restore(name)}}}, now)
-		c.identify(plan, func(*networkingv1.NetworkPolicy) string { return "kyverno" })
-		c.undone(plan.Changes(), now)
+		plan := c.due(app, isolation.Plan{Steps: [][]isolation.Change{{restore(name)}}}, now)
+		c.identify(app, plan, func(*networkingv1.NetworkPolicy) string { return "kyverno" })
+		c.undone(app, plan.Changes(), now)
 		return len(plan.Changes()) == 1
 	}
 	desired := []*networkingv1.NetworkPolicy{policy("shop-a"), policy("shop-b")}
@@ -51,15 +48,15 @@ func TestContests(t *testing.T) {
 	g.Expect(step("shop-a")).To(BeFalse(), "not at once any more")
 	g.Expect(step("shop-b")).To(BeTrue(), "another policy is")
 	both := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a"), restore("shop-b")}, {obsolete}}}
-	g.Expect(c.due(both, now).Changes()).To(ConsistOf(restore("shop-b")), "and what is to come after both waits")
+	g.Expect(c.due(app, both, now).Changes()).To(ConsistOf(restore("shop-b")), "and what is to come after both waits")
 
 	tier := restore("shop-b")
-	tier.Policy.Labels[isolation.LabelTier] = "b"
+	tier.Policy.Labels = map[string]string{isolation.LabelTier: "b"}
 	after := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a")}, {tier}, {restore("shop-default-deny")}, {obsolete}}}
-	g.Expect(c.due(after, now).Changes()).To(ConsistOf(tier), "another tier's policy does not wait, but what needs all tiers'")
+	g.Expect(c.due(app, after, now).Changes()).To(ConsistOf(tier), "another tier's policy does not wait, but what needs all tiers'")
 
-	successor := isolation.Plan{Steps: [][]isolation.Change{{restoreOf("successor", "shop-a")}}}
-	g.Expect(c.due(successor, now)).To(Equal(successor), "a new application of the name inherits no contest")
+	successor := isolation.Plan{Steps: [][]isolation.Change{{restore("shop-a")}}}
+	g.Expect(c.due("successor", successor, now)).To(Equal(successor), "a new application of the name inherits no contest")
 	contended, wait = c.on("successor", desired, now)
 	g.Expect(contended).To(BeEmpty())
 	g.Expect(wait).To(BeZero())

@@ -125,10 +125,10 @@ func (r *ProfileReconciler) carryOut(ctx context.Context, profile *v1alpha1.Isol
 	before, _ := remembered.(map[string]v1alpha1.Baseline)
 	baseline := profile.Spec.EffectiveBaseline()
 	done.plan.MarkUndoes(func(change isolation.Change) bool { return before[change.Policy.Namespace] == baseline })
-	due := r.contests.due(done.plan, time.Now())
-	r.contests.identify(due, lastToChange(ctx, r.Live))
+	due := r.contests.due(profile.UID, done.plan, time.Now())
+	r.contests.identify(profile.UID, due, lastToChange(ctx, r.Live))
 	done.writes = apply(ctx, r.Client, due)
-	r.contests.undone(done.written, time.Now())
+	r.contests.undone(profile.UID, done.written, time.Now())
 
 	now, desired := map[string]v1alpha1.Baseline{}, []*networkingv1.NetworkPolicy{}
 	for _, site := range sites {
@@ -143,8 +143,11 @@ func (r *ProfileReconciler) carryOut(ctx context.Context, profile *v1alpha1.Isol
 			delete(now, change.Policy.Namespace) // it was not there yet
 		}
 	}
+	for _, conflict := range done.plan.Conflicts {
+		delete(now, conflict.Namespace)
+	}
 	r.placed.Store(profile.Name, now)
-	done.contended, done.wait = r.contests.on("", desired, time.Now())
+	done.contended, done.wait = r.contests.on(profile.UID, desired, time.Now())
 }
 
 // sites are the namespaces that name the profile, and those that have its baseline.

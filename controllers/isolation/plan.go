@@ -6,6 +6,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -47,13 +48,13 @@ type Change struct {
 // default deny is only there while every tier's policy is.
 //
 //  1. policies that are new, bridges, and those that are to allow what they did when we last wrote them, whatever
-//     somebody else made of them since: putting that back depends on nothing
+//     somebody else made of them since: putting that back depends on nothing, but the default deny on the tiers' own
 //  2. policies that change
 //  3. the default deny, written or deleted
 //  4. policies that are obsolete; bridges are so at the next look
 func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
 	var plan Plan
-	var first, updates, defaultDeny, deletes []Change
+	var first, again, updates, defaultDeny, deletes []Change
 	put := func(operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) {
 		step := map[v1alpha1.Operation]*[]Change{
 			v1alpha1.OperationCreate: &first, v1alpha1.OperationUpdate: &updates, v1alpha1.OperationDelete: &deletes,
@@ -74,9 +75,9 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 		case upToDate(have, want):
 		case have.Annotations[AnnotationSpecHash] == want.Annotations[AnnotationSpecHash]:
 			edited := !equality.Semantic.DeepEqual(have.Spec, want.Spec)
-			first = append(first, Change{Operation: v1alpha1.OperationUpdate, Policy: merged(have, want), Undoes: edited})
+			again = append(again, Change{Operation: v1alpha1.OperationUpdate, Policy: merged(have, want), Undoes: edited})
 		default:
-			if bridge := bridgeOver(app, have, want); bridge != nil && named(existing, bridge.Name) == nil {
+			if bridge := bridgeOver(app, have, want, existing); bridge != nil {
 				put(v1alpha1.OperationCreate, bridge)
 			}
 			put(v1alpha1.OperationUpdate, merged(have, want))
@@ -85,6 +86,13 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	for _, have := range existing {
 		if isObsolete(app, desired, have) {
 			put(v1alpha1.OperationDelete, have)
+		}
+	}
+	for _, change := range again {
+		if change.Policy.Name == PolicyName(app.Name, DefaultDeny) && (len(again) > 1 || len(plan.Conflicts) > 0) {
+			defaultDeny = append(defaultDeny, change)
+		} else {
+			first = append(first, change)
 		}
 	}
 	plan.Steps = [][]Change{first, updates}
@@ -103,17 +111,31 @@ func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolic
 
 // bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
 // pods: those that it leaves stay isolated until whatever isolates them next is there. What somebody else made of a
-// policy is not copied.
-func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
-	if have.Annotations[AnnotationSpecHash] != specHash(have.Spec) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun ||
-		equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
+// policy is copied only if no bridge is there for its pods, and not if the present declaration was already carried out: it
+// is simply put back then.
+func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy, existing []*networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+	if wasProgrammed(app) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
 		return nil
 	}
 	bridge := want.DeepCopy()
 	bridge.Name = bridgeName(have.Name, have.Spec)
 	bridge.Spec = *have.Spec.DeepCopy()
 	bridge.Annotations = map[string]string{AnnotationRules: have.Annotations[AnnotationRules]}
+	isOurs := have.Annotations[AnnotationSpecHash] == specHash(have.Spec)
+	if slices.ContainsFunc(existing, func(other *networkingv1.NetworkPolicy) bool {
+		isForThem := IsBridge(other.Name) && Owns(app, other) && equality.Semantic.DeepEqual(other.Spec.PodSelector, have.Spec.PodSelector)
+		return other.Name == bridge.Name || !isOurs && isForThem
+	}) {
+		return nil
+	}
 	return bridge
+}
+
+// wasProgrammed says whether the present declaration's policies were once written, as far as their names were free.
+func wasProgrammed(app *v1alpha1.AppIsolation) bool {
+	programmed := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionProgrammed)
+	return programmed != nil && programmed.ObservedGeneration == app.Generation &&
+		(programmed.Status == metav1.ConditionTrue || slices.Contains([]string{v1alpha1.ReasonNameConflict, v1alpha1.ReasonContended}, programmed.Reason))
 }
 
 // conflict is a policy that has a name which the object of this kind and name wants.

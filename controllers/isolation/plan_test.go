@@ -33,6 +33,12 @@ func shop() *v1alpha1.AppIsolation {
 	return app
 }
 
+// programmed is an application whose present declaration was once carried out.
+func programmed(app *v1alpha1.AppIsolation) *v1alpha1.AppIsolation {
+	app.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionTrue, ObservedGeneration: app.Generation}}
+	return app
+}
+
 func desiredOf(app *v1alpha1.AppIsolation) []*networkingv1.NetworkPolicy {
 	model, _ := Resolve(app, Facts{})
 	return model.NetworkPolicies()
@@ -92,7 +98,7 @@ func TestPlanSteps(t *testing.T) {
 	}{
 		{name: "everything is new: the default deny comes last", steps: "Create shop-db, Create shop-web; Create shop-default-deny"},
 		{name: "everything is there: nothing to do", was: func(*v1alpha1.AppIsolation) {}},
-		{name: "a tier has another name: the new policy is there before the old one goes", was: renamed("old"), steps: "Update shop-db, Create shop-web; Delete shop-old"},
+		{name: "a tier has another name: the new policy is there before the old one goes", was: renamed("old"), steps: "Create shop-web, Update shop-db; Delete shop-old"},
 		{
 			name: "all kinds of changes have their order", steps: "Create shop-web; Update shop-db; Create shop-default-deny; Delete shop-old",
 			was: func(app *v1alpha1.AppIsolation) {
@@ -167,37 +173,62 @@ func TestPlanBridgesAMove(t *testing.T) {
 	again.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "edge"
 	g.Expect(steps(NewPlan(again, desiredOf(again), moved))).To(MatchRegexp(
 		"^Create shop-web.before-.*; Update shop-db, Update shop-web; Delete "+bridge.Name+"$"), "a second move has a bridge of its own")
-	g.Expect(steps(NewPlan(app, desiredOf(app), moved))).To(Equal("Delete " + bridge.Name))
+	g.Expect(steps(NewPlan(programmed(app), desiredOf(app), moved))).To(Equal("Delete " + bridge.Name))
 
 	app.Spec.Mode = v1alpha1.ModeDryRun
+	app.Status.Conditions = nil
 	g.Expect(steps(NewPlan(app, desiredOf(app), existing))).To(Equal("Update shop-db, Update shop-web"))
 }
 
-// What somebody made of a policy is put back beside what is new, and before anything else; a bridge never says it.
+// What somebody made of a policy is put back beside what is new, before anything else that a declaration changes.
 func TestPlanPutsBackFirst(t *testing.T) {
 	g := NewWithT(t)
-	moved := func(policy *networkingv1.NetworkPolicy) { policy.Spec.PodSelector.MatchLabels["tier"] = "nobody" }
 	opened := func(policy *networkingv1.NetworkPolicy) {
 		policy.Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
 	}
-	existing := written(shop())
-	moved(named(existing, "shop-web"))
-	opened(named(existing, "shop-default-deny"))
 	grown := shop()
-	grown.Spec.Tiers = append(grown.Spec.Tiers, v1alpha1.Tier{Name: "new", PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": "new"}}})
-	grown.Spec.Tiers[1].Ports[0].Port.Port = intstr.FromInt32(3307)
-	plan := NewPlan(grown, desiredOf(grown), existing)
-	g.Expect(steps(plan)).To(Equal("Create shop-new, Update shop-default-deny; Update shop-db, Update shop-web"))
-	for _, change := range plan.Changes() {
-		g.Expect(change.Undoes).To(Equal(change.Policy.Name == "shop-default-deny"), change.Policy.Name)
-	}
+	grown.Spec.Tiers = append(grown.Spec.Tiers, v1alpha1.Tier{
+		Name: "new", PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"tier": "new"}}, DNS: v1alpha1.DNSDisabled,
+	})
+	grown.Spec.Ingress = []v1alpha1.Ingress{{Name: "all", From: []v1alpha1.Peer{{Entity: v1alpha1.EntityAll}}, To: []v1alpha1.TierRef{"db"}}}
 
+	for names, want := range map[string]string{
+		"shop-web":                   "Update shop-web, Create shop-new; Update shop-db",
+		"shop-default-deny":          "Create shop-new, Update shop-default-deny; Update shop-db",
+		"shop-web shop-default-deny": "Create shop-new, Update shop-web; Update shop-db; Update shop-default-deny", // else web would be cut in between
+		"shop-db":                    "Create shop-new; Update shop-db",
+	} {
+		existing := written(shop())
+		for _, name := range strings.Fields(names) {
+			opened(named(existing, name))
+		}
+		plan := NewPlan(grown, desiredOf(grown), existing)
+		g.Expect(strings.Split(steps(plan), "; ")).To(HaveLen(strings.Count(want, "; ")+1), steps(plan))
+		for i, step := range strings.Split(want, "; ") {
+			g.Expect(strings.Split(strings.Split(steps(plan), "; ")[i], ", ")).To(ConsistOf(strings.Split(step, ", ")), steps(plan))
+		}
+		for _, change := range plan.Changes() {
+			g.Expect(change.Undoes).To(Equal(strings.Contains(names, change.Policy.Name) && change.Policy.Name != "shop-db"), change.Policy.Name)
+		}
+	}
+}
+
+// Pods that a declaration moves a policy off stay isolated, whatever somebody made of it; but no second bridge says that.
+func TestPlanBridgesAnEditedPolicyOnce(t *testing.T) {
+	g := NewWithT(t)
+	moved := shop()
+	moved.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "front"
 	edited := written(shop())
-	moved(named(edited, "shop-web"))
-	g.Expect(steps(NewPlan(shop(), desiredOf(shop()), edited))).To(Equal("Update shop-web"))
-	elsewhere := shop()
-	elsewhere.Spec.Tiers[0].PodSelector.MatchLabels["tier"] = "front"
-	g.Expect(steps(NewPlan(elsewhere, desiredOf(elsewhere), edited))).To(Equal("Update shop-db, Update shop-web"), "there is nothing of ours to bridge")
+	named(edited, "shop-web").Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+	g.Expect(steps(NewPlan(moved, desiredOf(moved), edited))).To(MatchRegexp("^Create shop-web.before-.*; Update shop-db, Update shop-web$"))
+	for _, policy := range edited {
+		delete(policy.Annotations, AnnotationSpecHash)
+	}
+	g.Expect(steps(NewPlan(moved, desiredOf(moved), edited))).To(MatchRegexp("^Create shop-web.before-.*; Update shop-db, "), "as of an earlier version")
+
+	bridged := carriedOut(written(shop()), NewPlan(moved, desiredOf(moved), written(shop())).Steps[0])
+	named(bridged, "shop-web").Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+	g.Expect(steps(NewPlan(moved, desiredOf(moved), bridged))).To(MatchRegexp("^Update shop-db, Update shop-web; Delete shop-web.before-"))
 }
 
 // Who copies one of our policies, labels and all, keeps the copy.
@@ -268,7 +299,7 @@ func TestPlanUndoesDrift(t *testing.T) {
 			}
 			policy.Annotations["note"] = "theirs"
 
-			plan := NewPlan(shop(), desiredOf(shop()), existing)
+			plan := NewPlan(programmed(shop()), desiredOf(shop()), existing)
 			g.Expect(steps(plan)).To(Equal("Update " + row.policy))
 			undone := plan.Changes()[0].Policy
 			want := named(written(shop()), row.policy)
