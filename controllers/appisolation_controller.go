@@ -6,8 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
-	"time"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -32,12 +30,8 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 
 	// pods is the cache of pods, which holds them in a form that no client reads.
-	pods toolscache.Indexer
-	// settled remembers, by application, a digest of what was in force when everything was last as desired: a policy
-	// that differs while the digest does not was changed by somebody else. It only words events and metrics.
-	settled sync.Map
-	// contests are the policies that somebody else changes again and again.
-	contests contests
+	pods   toolscache.Indexer
+	keeper keeper
 	// apiServer is where the API servers were when they were last seen.
 	apiServer lastKnown
 	// outdated says when to look again after a write that was refused as outdated.
@@ -60,7 +54,7 @@ type Reconciler struct {
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var app v1alpha1.AppIsolation
 	if err := r.Get(ctx, req.NamespacedName, &app); apierrors.IsNotFound(err) {
-		r.settled.Delete(req.NamespacedName)
+		r.keeper.forget(req.NamespacedName)
 		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
 	} else if err != nil {
@@ -93,9 +87,6 @@ type outcome struct {
 	view     isolation.View
 	plan     isolation.Plan
 	writes
-	// contended says which policies somebody else changes again and again, and wait when there is more to do for them.
-	contended []string
-	wait      time.Duration
 	// enforced is whether the network enforces policies at all.
 	enforced metav1.Condition
 }
@@ -150,25 +141,10 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if app.Spec.EffectiveMode() == v1alpha1.ModeDryRun {
 		return o
 	}
-	r.carryOut(ctx, app, desired, &o)
-	return o
-}
-
-// carryOut writes what is planned, but for what has to wait.
-func (r *Reconciler) carryOut(ctx context.Context, app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy, o *outcome) {
-	if o.outdated, o.err = r.outlived(ctx, app, o.plan); o.outdated || o.err != nil {
-		return
+	if o.outdated, o.err = r.outlived(ctx, app, o.plan); !o.outdated && o.err == nil {
+		o.writes = r.keeper.carryOut(ctx, app, string(app.Spec.EffectiveDeletionPolicy()), desired, o.plan)
 	}
-	key, now := client.ObjectKeyFromObject(app), digest(app, desired, o.plan.Conflicts)
-	before, known := r.settled.Load(key)
-	o.plan.MarkUndoes(func(isolation.Change) bool { return known && before == now })
-	plan := r.contests.due(app.UID, o.plan, time.Now())
-	r.contests.identify(app.UID, plan, lastToChange(ctx, r.Live))
-	o.writes = apply(ctx, r.Client, plan)
-	whole := o.err == nil && !o.outdated && len(plan.Changes()) == len(o.plan.Changes())
-	r.settle(key, before, now, whole)
-	r.contests.undone(app.UID, o.written, time.Now())
-	o.contended, o.wait = r.contests.on(app.UID, desired, time.Now())
+	return o
 }
 
 // existing are the policies that the application owns and those that have a name it wants.

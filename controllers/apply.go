@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -31,6 +33,9 @@ type writes struct {
 	// outdated means that the API server knows something newer than our cache; its event is on its way.
 	outdated bool
 	err      error
+	// contended says which policies somebody else changes again and again, and wait when there is more to do for them.
+	contended []string
+	wait      time.Duration
 }
 
 // apply carries out a plan, step by step, and stops before the next step where one is not done whole.
@@ -131,23 +136,63 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
-// settle remembers what is in force once everything is as desired, but for names that somebody else has. Before is what
-// was remembered, now what is desired, and whole says whether all that was to write was written.
-func (r *Reconciler) settle(key client.ObjectKey, before any, now [sha256.Size]byte, whole bool) {
-	switch {
-	case before == now: // what was in force still is what should be, even if not all of it could be put right
-	case whole:
-		r.settled.Store(key, now)
-	default:
-		r.settled.Delete(key)
-	}
+// keeper writes the policies of applications, or of profiles, and remembers what was in place: what differs later,
+// though what is desired does not, was changed by somebody else.
+type keeper struct {
+	client client.Client
+	live   client.Reader
+	// placed is a map of owners, by name, to what each had in place. It only words events and metrics, and bounds contests.
+	placed   sync.Map
+	contests contests
 }
 
-func digest(app *v1alpha1.AppIsolation, policies []*networkingv1.NetworkPolicy, conflicts []isolation.Conflict) [sha256.Size]byte {
-	hash := sha256.New()
-	fmt.Fprintln(hash, app.UID, app.Spec.EffectiveDeletionPolicy(), conflicts)
-	if err := json.NewEncoder(hash).Encode(policies); err != nil {
-		panic(err) // a NetworkPolicy always has a JSON form
+// hashes are of what was desired, by policy.
+type hashes map[client.ObjectKey][8]byte
+
+// carryOut writes what is planned for an owner, but for what has to wait. Marks are what else the plan says of each policy.
+func (k *keeper) carryOut(
+	ctx context.Context, owner client.Object, marks string, desired []*networkingv1.NetworkPolicy, plan isolation.Plan,
+) writes {
+	key, uid := client.ObjectKeyFromObject(owner), owner.GetUID()
+	loaded, _ := k.placed.Load(key)
+	before, _ := loaded.(hashes)
+	now := hashesOf(string(uid)+marks, desired)
+	wasPlaced := func(change isolation.Change) bool {
+		policy := client.ObjectKeyFromObject(change.Policy)
+		hash, found := before[policy]
+		return found && hash == now[policy]
 	}
-	return [sha256.Size]byte(hash.Sum(nil))
+	plan.MarkUndoes(wasPlaced)
+	due := k.contests.due(uid, plan, time.Now())
+	k.contests.identify(uid, due, lastToChange(ctx, k.live))
+	done := apply(ctx, k.client, due)
+	k.contests.undone(uid, done.written, time.Now())
+
+	for _, change := range plan.Changes() {
+		isWritten := slices.ContainsFunc(done.written, func(w isolation.Change) bool { return w.Policy == change.Policy })
+		if !isWritten && !wasPlaced(change) {
+			delete(now, client.ObjectKeyFromObject(change.Policy))
+		}
+	}
+	for _, conflict := range plan.Conflicts {
+		delete(now, client.ObjectKey{Namespace: conflict.Namespace, Name: conflict.Policy})
+	}
+	k.placed.Store(key, now)
+	done.contended, done.wait = k.contests.on(uid, desired, time.Now())
+	return done
+}
+
+func (k *keeper) forget(owner client.ObjectKey) { k.placed.Delete(owner) }
+
+func hashesOf(marks string, policies []*networkingv1.NetworkPolicy) hashes {
+	found := hashes{}
+	for _, policy := range policies {
+		text, err := json.Marshal(policy)
+		if err != nil {
+			panic(err) // a NetworkPolicy always has a JSON form
+		}
+		sum := sha256.Sum256(append(text, marks...))
+		found[client.ObjectKeyFromObject(policy)] = [8]byte(sum[:8])
+	}
+	return found
 }

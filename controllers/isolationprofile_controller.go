@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -31,15 +29,9 @@ import (
 // ProfileReconciler keeps each IsolationProfile's baseline in the namespaces that name it, and its status true.
 type ProfileReconciler struct {
 	client.Client
-	// Live reads from the API server itself.
-	Live     client.Reader
 	Recorder events.EventRecorder
 
-	// placed remembers, by profile, a map of the namespaces to the baseline that they had when it was last as it should be:
-	// what differs since though that does not was changed by somebody else.
-	placed sync.Map
-	// contests are the baselines that somebody else changes again and again.
-	contests contests
+	keeper keeper
 	// outdated says when to look again after a write that was refused as outdated.
 	outdated workqueue.TypedRateLimiter[reconcile.Request]
 }
@@ -67,7 +59,7 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	var profile v1alpha1.IsolationProfile
 	if err := r.Get(ctx, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
-		r.placed.Delete(req.Name)
+		r.keeper.forget(req.NamespacedName)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
@@ -95,9 +87,6 @@ type denial struct {
 	// kept are the namespaces that do not name the profile any more and keep its baseline for now.
 	kept []string
 	writes
-	// contended says which baselines somebody else changes again and again, and wait when there is more to do for them.
-	contended []string
-	wait      time.Duration
 }
 
 func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.IsolationProfile) denial {
@@ -109,45 +98,18 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 		return denial{writes: writes{err: err}}
 	}
 	done := denial{plan: isolation.NewBaselinePlan(profile, sites)}
-	r.carryOut(ctx, profile, sites, &done)
+	var desired []*networkingv1.NetworkPolicy
 	for _, site := range sites {
+		if policy := isolation.Baseline(profile, site.Namespace); site.Labelled && policy != nil {
+			desired = append(desired, policy)
+		}
 		if site.Awaited {
 			done.kept = append(done.kept, site.Namespace)
 		}
 	}
 	slices.Sort(done.kept)
+	done.writes = r.keeper.carryOut(ctx, profile, "", desired, done.plan)
 	return done
-}
-
-// carryOut writes what is planned, but for what has to wait.
-func (r *ProfileReconciler) carryOut(ctx context.Context, profile *v1alpha1.IsolationProfile, sites []isolation.Site, done *denial) {
-	remembered, _ := r.placed.Load(profile.Name)
-	before, _ := remembered.(map[string]v1alpha1.Baseline)
-	baseline := profile.Spec.EffectiveBaseline()
-	done.plan.MarkUndoes(func(change isolation.Change) bool { return before[change.Policy.Namespace] == baseline })
-	due := r.contests.due(profile.UID, done.plan, time.Now())
-	r.contests.identify(profile.UID, due, lastToChange(ctx, r.Live))
-	done.writes = apply(ctx, r.Client, due)
-	r.contests.undone(profile.UID, done.written, time.Now())
-
-	now, desired := map[string]v1alpha1.Baseline{}, []*networkingv1.NetworkPolicy{}
-	for _, site := range sites {
-		if policy := isolation.Baseline(profile, site.Namespace); site.Labelled && policy != nil {
-			now[site.Namespace] = baseline
-			desired = append(desired, policy)
-		}
-	}
-	for _, change := range done.plan.Changes() {
-		isWritten := slices.ContainsFunc(done.written, func(w isolation.Change) bool { return w.Policy == change.Policy })
-		if !isWritten && before[change.Policy.Namespace] != baseline {
-			delete(now, change.Policy.Namespace) // it was not there yet
-		}
-	}
-	for _, conflict := range done.plan.Conflicts {
-		delete(now, conflict.Namespace)
-	}
-	r.placed.Store(profile.Name, now)
-	done.contended, done.wait = r.contests.on(profile.UID, desired, time.Now())
 }
 
 // sites are the namespaces that name the profile, and those that have its baseline.

@@ -99,13 +99,15 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	}
 	reconciler := &Reconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name),
+		keeper:   keeper{client: mgr.GetClient(), live: mgr.GetAPIReader()},
 		outdated: untilSeen(), enforcement: check,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return nil, err
 	}
 	profiles := &ProfileReconciler{
-		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name),
+		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(name),
+		keeper:   keeper{client: mgr.GetClient(), live: mgr.GetAPIReader()},
 		outdated: untilSeen(),
 	}
 	if err := profiles.SetupWithManager(mgr); err != nil {

@@ -47,7 +47,7 @@ func TestConditions(t *testing.T) {
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=Unknown Collecting, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=Unknown Collecting, Reconciling=True Collecting",
 		},
 		"a contest": {
-			outcome: outcome{resolved: true, contended: []string{"NetworkPolicy shop/shop-web is changed again and again by somebody"}},
+			outcome: outcome{resolved: true, writes: writes{contended: []string{"NetworkPolicy shop/shop-web is changed again and again by somebody"}}},
 			want:    "Accepted=True Valid, ResolvedRefs=True Resolved, Programmed=False Contended, Paired=True Paired, Covered=True Covered, Exclusive=True Exclusive, Ready=False Contended, Stalled=True Contended",
 		},
 		"a failed write": {

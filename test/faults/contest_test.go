@@ -191,7 +191,9 @@ func worldEgress() v1alpha1.Egress {
 // TestF10TugOfWarOverABaseline edits a profile's baseline all the time, or deletes it.
 func TestF10TugOfWarOverABaseline(t *testing.T) {
 	for name, change := range map[string]func(context.Context, client.ObjectKey) error{
-		"edits": func(ctx context.Context, key client.ObjectKey) error { return patchAsContender(ctx, key, opened(0)) },
+		"edits": func(ctx context.Context, key client.ObjectKey) error {
+			return patchAsContender(ctx, key, `[{"op": "add", "path": "/spec/ingress", "value": [{}]}, {"op": "add", "path": "/metadata/labels/appisolation.io~1app-uid", "value": "theirs"}]`)
+		},
 		"deletions": func(ctx context.Context, key client.ObjectKey) error {
 			return k8s.Delete(ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}})
 		},

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"testing"
@@ -74,6 +75,16 @@ func TestF12EditsBesideARefusal(t *testing.T) {
 		})
 	}
 	eventually(t, soon, func(g Gomega) { g.Expect(warnings(t, app)).To(ContainElement("DriftUndone")) })
+
+	since := audit.now(t)
+	stop := again(t, 20, func(ctx context.Context, _ int) error {
+		return k8s.Delete(ctx, &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "shop-a"}})
+	})
+	<-time.After(4 * time.Second)
+	deletions, writes := stop(), slices.DeleteFunc(audit.writes(t, since), func(r request) bool { return r.ObjectRef.Name == "shop-c" })
+	t.Logf("%d deletions, %d writes", deletions, len(writes))
+	g.Expect(deletions).To(BeNumerically(">", 10))
+	g.Expect(len(writes)).To(BeNumerically("<=", 20), "somebody who never gives in is not fought without bound meanwhile")
 	edit(t, quota, func() { quota.Spec.Hard[countedPolicies] = resource.MustParse("9") })
 	converges(t, app)
 	g.Expect(policies(g, t, app.Namespace)).To(HaveLen(len(before)+1), "nobody's edit is kept as a bridge")

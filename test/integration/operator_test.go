@@ -536,7 +536,7 @@ spec: {policyName: ` + namespace + `, validationActions: [Deny]}
 		eventuallyReady(app)
 		for _, policy := range policies(app.Namespace) {
 			Expect(policy.Labels).To(HaveLen(4))
-			Expect(policy.Annotations).To(HaveLen(1))
+			Expect(policy.Annotations).To(HaveLen(2), "what the rules are for, and what was written")
 			for key := range mark {
 				Expect(policy.Labels).NotTo(HaveKey(key))
 				Expect(policy.Annotations).NotTo(HaveKey(key))
