@@ -54,15 +54,17 @@ type Change struct {
 //  4. policies that are obsolete; bridges are so at the next look
 func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
 	var plan Plan
+	isDefaultDeny := func(change Change) bool { return change.Policy.Name == PolicyName(app.Name, DefaultDeny) }
 	var first, again, updates, defaultDeny, deletes []Change
 	put := func(operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) {
 		step := map[v1alpha1.Operation]*[]Change{
 			v1alpha1.OperationCreate: &first, v1alpha1.OperationUpdate: &updates, v1alpha1.OperationDelete: &deletes,
 		}[operation]
-		if policy.Name == PolicyName(app.Name, DefaultDeny) {
+		change := Change{Operation: operation, Policy: policy}
+		if isDefaultDeny(change) {
 			step = &defaultDeny
 		}
-		*step = append(*step, Change{Operation: operation, Policy: policy})
+		*step = append(*step, change)
 	}
 	for _, want := range desired {
 		want = owned(want, app)
@@ -77,9 +79,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			edited := !equality.Semantic.DeepEqual(have.Spec, want.Spec)
 			again = append(again, Change{Operation: v1alpha1.OperationUpdate, Policy: merged(have, want), Undoes: edited})
 		default:
-			if bridge := bridgeOver(app, have, want, existing); bridge != nil {
-				put(v1alpha1.OperationCreate, bridge)
-			}
+			first = append(first, bridgeOver(app, have, want, existing)...)
 			put(v1alpha1.OperationUpdate, merged(have, want))
 		}
 	}
@@ -88,19 +88,27 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
-	for _, change := range again {
-		if change.Policy.Name == PolicyName(app.Name, DefaultDeny) && (len(again) > 1 || len(plan.Conflicts) > 0) {
-			defaultDeny = append(defaultDeny, change)
-		} else {
-			first = append(first, change)
-		}
+	if len(again)+len(plan.Conflicts) > 1 {
+		again, defaultDeny = parted(again, defaultDeny, isDefaultDeny)
 	}
-	plan.Steps = [][]Change{first, updates}
+	plan.Steps = [][]Change{append(first, again...), updates}
 	if len(plan.Conflicts) == 0 { // else a tier has no policy, and these would cut it or open it
 		plan.Steps = append(plan.Steps, defaultDeny, deletes)
 	}
 	plan.Steps = slices.DeleteFunc(plan.Steps, func(step []Change) bool { return len(step) == 0 })
 	return plan
+}
+
+// parted moves those changes to the others of which this is true.
+func parted(changes, others []Change, is func(Change) bool) (rest, moved []Change) {
+	for _, change := range changes {
+		if is(change) {
+			others = append(others, change)
+		} else {
+			rest = append(rest, change)
+		}
+	}
+	return rest, others
 }
 
 // isObsolete says whether a policy is ours and no longer wanted. The label with our UID is not enough here: who copies
@@ -109,11 +117,11 @@ func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolic
 	return (metav1.IsControlledBy(have, app) || isOrphan(app, have)) && have.DeletionTimestamp == nil && named(desired, have.Name) == nil
 }
 
-// bridgeOver is a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
+// bridgeOver creates a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
 // pods: those that it leaves stay isolated until whatever isolates them next is there. What somebody else made of a
 // policy is copied only if no bridge is there for its pods, and not if the present declaration was already carried out: it
 // is simply put back then.
-func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy, existing []*networkingv1.NetworkPolicy) *networkingv1.NetworkPolicy {
+func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy, existing []*networkingv1.NetworkPolicy) []Change {
 	if wasProgrammed(app) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
 		return nil
 	}
@@ -128,7 +136,7 @@ func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPoli
 	}) {
 		return nil
 	}
-	return bridge
+	return []Change{{Operation: v1alpha1.OperationCreate, Policy: bridge}}
 }
 
 // wasProgrammed says whether the present declaration's policies were once written, as far as their names were free.

@@ -234,11 +234,7 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 			}
 		}
 		cluster := carriedOut(nil, NewPlan(w.App(), policies(t, before), nil).Changes())
-		for _, policy := range cluster { // what was open before is what somebody made of it
-			if policy.Labels[LabelTier] != "" && rapid.Bool().Draw(t, "edited") {
-				policy.Spec.Ingress = rapid.SampledFrom([][]networkingv1.NetworkPolicyIngressRule{nil, {{}}}).Draw(t, "ingress")
-			}
-		}
+		editSome(t, cluster) // what was open before is what somebody made of it
 		changes := permuted(t, NewPlan(w.App(), policies(t, w), cluster))
 		programmed(w.App())
 		changes = append(changes, permuted(t, NewPlan(w.App(), policies(t, w), carriedOut(cluster, changes)))...)
@@ -256,6 +252,15 @@ func TestPlanDoesNoHarmOnTheWay(t *testing.T) {
 		}
 		NewWithT(t).Expect(specsOf(carriedOut(cluster, changes))).To(Equal(specsOf(policies(t, w))), w.String)
 	})
+}
+
+// editSome has somebody close or open some tiers.
+func editSome(t *rapid.T, cluster []*networkingv1.NetworkPolicy) {
+	for _, policy := range cluster {
+		if policy.Labels[LabelTier] != "" && rapid.Bool().Draw(t, "edited") {
+			policy.Spec.Ingress = rapid.SampledFrom([][]networkingv1.NetworkPolicyIngressRule{nil, {{}}}).Draw(t, "ingress")
+		}
+	}
 }
 
 // permuted are the changes of a plan with those of each step in an order of chance.
