@@ -418,9 +418,11 @@ func (i *inventory) networks(warnings io.Writer, about ...*v1alpha1.AppIsolation
 	translations := i.translate()
 	concerned := slices.DeleteFunc(slices.Clone(translations), func(t translation) bool { return !slices.Contains(about, t.app) })
 	err = i.check(concerned, warnings)
-	others := slices.DeleteFunc(slices.Clone(translations), func(t translation) bool { return slices.Contains(about, t.app) })
-	if errOthers := i.check(others, io.Discard); errOthers != nil && !i.live {
-		fmt.Fprintln(warnings, "warning: left out:", errOthers)
+	if !i.live {
+		others := slices.DeleteFunc(slices.Clone(translations), func(t translation) bool { return slices.Contains(about, t.app) })
+		if errOthers := i.check(others, io.Discard); errOthers != nil {
+			fmt.Fprintln(warnings, "warning: left out:", errOthers)
+		}
 	}
 	if i.live && err != nil { // its last policies are in force all the same
 		fmt.Fprintln(warnings, "warning:", err)

@@ -11,7 +11,6 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/cli-runtime/pkg/genericclioptions"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
@@ -245,11 +244,7 @@ spec:
 		NewWithT(t).Expect(err).NotTo(HaveOccurred(), out+errOut)
 	}
 
-	found, err := (&source{
-		FileNameFlags: genericclioptions.FileNameFlags{Filenames: &[]string{path}, Kustomize: new(string), Recursive: new(bool)},
-		cluster:       genericclioptions.NewConfigFlags(true),
-	}).readFiles()
-	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	found := read(t, files)
 	found.namespaces["a"] = map[string]string{v1alpha1.LabelProfile: "strict"}
 	one, other, err := found.sides("current", "Monitoring", "Monitoring")
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())

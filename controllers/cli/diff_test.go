@@ -48,6 +48,18 @@ func written(t *testing.T, texts ...string) []string {
 	return paths
 }
 
+// read is what a file of this text holds.
+func read(t *testing.T, text string) *inventory {
+	t.Helper()
+	paths := written(t, text)
+	found, err := (&source{
+		FileNameFlags: genericclioptions.FileNameFlags{Filenames: &paths, Kustomize: new(string), Recursive: new(bool)},
+		cluster:       genericclioptions.NewConfigFlags(true),
+	}).readFiles()
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	return found
+}
+
 func TestDiffTellsWhatChanges(t *testing.T) {
 	replaced := func(old, by string) string { return strings.Replace(twoTiers, old, by, 1) }
 	for name, row := range map[string]struct {
@@ -108,17 +120,7 @@ func TestDiffTellsWhatChanges(t *testing.T) {
 // What is applied to a cluster: an application without tiers has no policies left, one that is refused has its last
 // ones, and somebody else's policy of the same name stays.
 func TestDiffWithACluster(t *testing.T) {
-	read := func(text string, more ...*networkingv1.NetworkPolicy) *inventory {
-		paths := written(t, text)
-		found, err := (&source{
-			FileNameFlags: genericclioptions.FileNameFlags{Filenames: &paths, Kustomize: new(string), Recursive: new(bool)},
-			cluster:       genericclioptions.NewConfigFlags(true),
-		}).readFiles()
-		NewWithT(t).Expect(err).NotTo(HaveOccurred())
-		found.policies = append(found.policies, more...)
-		return found
-	}
-	ours := read(twoTiers).translate()[0].policies
+	ours := read(t, twoTiers).translate()[0].policies
 	theirs := ours[0].DeepCopy()
 	theirs.Labels = nil
 	noTiers := "apiVersion: appisolation.io/v1alpha1\nkind: AppIsolation\nmetadata: {name: shop, namespace: shop}\nspec: {tiers: [], flows: [], ingress: [], egress: []}\n"
@@ -134,10 +136,10 @@ func TestDiffWithACluster(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
-			live := read(twoTiers, row.cluster...)
-			live.live = true
+			live := read(t, twoTiers)
+			live.live, live.policies = true, row.cluster
 			var warnings bytes.Buffer
-			before, after, err := live.with(read(row.apply), &warnings)
+			before, after, err := live.with(read(t, row.apply), &warnings)
 			if row.error == "" {
 				g.Expect(err).NotTo(HaveOccurred())
 			} else {
@@ -156,6 +158,7 @@ func TestDiffOfPoliciesInFiles(t *testing.T) {
 	const short = `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: legacy, namespace: shop},
   spec: {podSelector: {}, egress: [{ports: [{port: 53}]}]}}`
 	paths := written(t, full, short, legacy+"---\n"+short, short+"\n"+legacy)
+	NewWithT(t).Expect(read(t, full+"\n---\n"+short).policies).To(HaveLen(1), "nor does any other command see it twice")
 	for _, row := range []struct {
 		before, after int
 		err           error

@@ -148,13 +148,18 @@ func (i *inventory) addProfile(profile *v1alpha1.IsolationProfile, _ string) {
 	i.profiles[profile.Name] = profile
 }
 
-// addPolicy adds a policy. In files the last one of a name counts, as it does when they are applied.
 func (i *inventory) addPolicy(policy *networkingv1.NetworkPolicy, _ string) {
 	if !i.live {
 		isolation.SetDefaults(policy)
-		i.policies = slices.DeleteFunc(i.policies, func(p *networkingv1.NetworkPolicy) bool { return keyOf(p) == keyOf(policy) })
 	}
 	i.policies = append(i.policies, policy)
+}
+
+// lastOfEach are policies without those that another one of the same name follows: the last one is what is applied.
+func lastOfEach(policies []*networkingv1.NetworkPolicy) []*networkingv1.NetworkPolicy {
+	last := inForce{}
+	last.put(policies...)
+	return slices.DeleteFunc(policies, func(policy *networkingv1.NetworkPolicy) bool { return last[keyOf(policy)] != policy })
 }
 
 func (i *inventory) addPod(pod *corev1.Pod, _ string) { i.pods = append(i.pods, pod) }

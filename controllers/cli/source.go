@@ -101,6 +101,7 @@ func (s *source) readFiles() (*inventory, error) {
 		}
 		return nil
 	})
+	i.policies = lastOfEach(i.policies)
 	return i, oneByLine(err)
 }
 

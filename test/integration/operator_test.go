@@ -19,6 +19,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -651,16 +652,19 @@ func kubectl(args ...string) (string, error) {
 // eventReasons are the reasons of the events about an application.
 func eventReasons(app *v1alpha1.AppIsolation) func(Gomega) []string {
 	return func(g Gomega) []string {
-		var list corev1.EventList
-		g.Expect(k8s.List(ctx, &list, client.InNamespace(app.Namespace))).To(Succeed())
 		var reasons []string
-		for _, event := range list.Items {
-			if event.InvolvedObject.UID == app.UID {
-				reasons = append(reasons, event.Reason)
-			}
+		for _, event := range eventsOf(g, app.Namespace, app.UID) {
+			reasons = append(reasons, event.Reason)
 		}
 		return reasons
 	}
+}
+
+// eventsOf are the events in a namespace that are about one object.
+func eventsOf(g Gomega, namespace string, uid types.UID) []corev1.Event {
+	var list corev1.EventList
+	g.Expect(k8s.List(ctx, &list, client.InNamespace(namespace))).To(Succeed())
+	return slices.DeleteFunc(list.Items, func(event corev1.Event) bool { return event.InvolvedObject.UID != uid })
 }
 
 // record watches the policies of a namespace from now on; what it returns gives the events since, and ends it.

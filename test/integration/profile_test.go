@@ -30,20 +30,6 @@ func newProfile(name, spec string) *v1alpha1.IsolationProfile {
 	return profile
 }
 
-// eventsAbout are the reasons and notes of a profile's events, which are in the namespace default, as it has none itself.
-func eventsAbout(profile *v1alpha1.IsolationProfile) (found []string) {
-	var list corev1.EventList
-	if err := k8s.List(ctx, &list, client.InNamespace(metav1.NamespaceDefault)); err != nil {
-		return []string{err.Error()}
-	}
-	for _, event := range list.Items {
-		if event.InvolvedObject.UID == profile.UID {
-			found = append(found, event.Reason+" "+event.Message)
-		}
-	}
-	return found
-}
-
 // newNamespaceOf makes a namespace that names a profile.
 func newNamespaceOf(profile string) string {
 	GinkgoHelper()
@@ -157,9 +143,15 @@ var _ = Describe("a profile", Ordered, func() {
 			Expect(k8s.Delete(ctx, before.DeepCopy())).To(Succeed())
 			Eventually(func() networkingv1.NetworkPolicy { return policies(namespace)["kept.baseline"] }).Should(WithTransform(contents, Equal(contents(before))))
 
-			Eventually(func() []string { return eventsAbout(profile) }).Should(ContainElements(
-				"DriftUndone undid somebody's change of NetworkPolicy "+namespace+"/kept.baseline",
-				"DriftUndone undid somebody's deletion of NetworkPolicy "+namespace+"/kept.baseline"))
+			Eventually(func(g Gomega) {
+				var told []string
+				for _, event := range eventsOf(g, metav1.NamespaceDefault, profile.UID) { // it has no namespace itself
+					told = append(told, event.Reason+" "+event.Message)
+				}
+				g.Expect(told).To(ContainElements(
+					"DriftUndone undid somebody's change of NetworkPolicy "+namespace+"/kept.baseline",
+					"DriftUndone undid somebody's deletion of NetworkPolicy "+namespace+"/kept.baseline"))
+			}).Should(Succeed())
 
 			taken := newNamespace()
 			foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: taken, Name: "kept.baseline"}}
