@@ -142,7 +142,7 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 		return o
 	}
 	if o.outdated, o.err = r.outlived(ctx, app, o.plan); !o.outdated && o.err == nil {
-		o.writes = r.keeper.carryOut(ctx, app, string(app.Spec.EffectiveDeletionPolicy()), desired, o.plan)
+		o.writes = r.keeper.carryOut(ctx, app, o.plan)
 	}
 	return o
 }

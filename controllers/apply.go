@@ -149,14 +149,12 @@ type keeper struct {
 // hashes are of what was desired, by policy.
 type hashes map[client.ObjectKey][8]byte
 
-// carryOut writes what is planned for an owner, but for what has to wait. Marks are what else the plan says of each policy.
-func (k *keeper) carryOut(
-	ctx context.Context, owner client.Object, marks string, desired []*networkingv1.NetworkPolicy, plan isolation.Plan,
-) writes {
+// carryOut writes what is planned for an owner, but for what has to wait.
+func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolation.Plan) writes {
 	key, uid := client.ObjectKeyFromObject(owner), owner.GetUID()
 	loaded, _ := k.placed.Load(key)
 	before, _ := loaded.(hashes)
-	now := hashesOf(string(uid)+marks, desired)
+	now := hashesOf(plan.Desired)
 	wasPlaced := func(change isolation.Change) bool {
 		policy := client.ObjectKeyFromObject(change.Policy)
 		hash, found := before[policy]
@@ -178,20 +176,21 @@ func (k *keeper) carryOut(
 		delete(now, client.ObjectKey{Namespace: conflict.Namespace, Name: conflict.Policy})
 	}
 	k.placed.Store(key, now)
-	done.contended, done.wait = k.contests.on(uid, desired, time.Now())
+	done.contended, done.wait = k.contests.on(uid, plan.Desired, time.Now())
 	return done
 }
 
 func (k *keeper) forget(owner client.ObjectKey) { k.placed.Delete(owner) }
 
-func hashesOf(marks string, policies []*networkingv1.NetworkPolicy) hashes {
+// hashesOf are those of the policies' metadata, in which every policy has a hash of its spec, and whose it is.
+func hashesOf(policies []*networkingv1.NetworkPolicy) hashes {
 	found := hashes{}
 	for _, policy := range policies {
-		text, err := json.Marshal(policy)
+		text, err := json.Marshal(policy.ObjectMeta)
 		if err != nil {
-			panic(err) // a NetworkPolicy always has a JSON form
+			panic(err) // metadata always has a JSON form
 		}
-		sum := sha256.Sum256(append(text, marks...))
+		sum := sha256.Sum256(text)
 		found[client.ObjectKeyFromObject(policy)] = [8]byte(sum[:8])
 	}
 	return found

@@ -98,17 +98,13 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 		return denial{writes: writes{err: err}}
 	}
 	done := denial{plan: isolation.NewBaselinePlan(profile, sites)}
-	var desired []*networkingv1.NetworkPolicy
 	for _, site := range sites {
-		if policy := isolation.Baseline(profile, site.Namespace); site.Labelled && policy != nil {
-			desired = append(desired, policy)
-		}
 		if site.Awaited {
 			done.kept = append(done.kept, site.Namespace)
 		}
 	}
 	slices.Sort(done.kept)
-	done.writes = r.keeper.carryOut(ctx, profile, "", desired, done.plan)
+	done.writes = r.keeper.carryOut(ctx, profile, done.plan)
 	return done
 }
 

@@ -27,11 +27,10 @@ func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 	var plan Plan
 	var changes []Change
 	for _, site := range sites {
-		var want *networkingv1.NetworkPolicy
-		if site.Labelled {
-			want = ownedBaseline(profile, site.Namespace)
+		want, have := ownedBaseline(profile, site), site.Policy
+		if want != nil {
+			plan.Desired = append(plan.Desired, want)
 		}
-		have := site.Policy
 		switch {
 		case want == nil && (have == nil || !metav1.IsControlledBy(have, profile) || site.Awaited): // a copy with our labels stays
 		case want == nil:
@@ -79,12 +78,14 @@ func Baseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv
 	}
 }
 
-// ownedBaseline is the baseline with the marks of its profile.
-func ownedBaseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv1.NetworkPolicy {
-	policy := Baseline(profile, namespace)
-	if policy != nil {
-		policy.Labels[LabelProfileUID] = string(profile.UID)
-		policy.OwnerReferences = []metav1.OwnerReference{controlledBy("IsolationProfile", profile)}
+// ownedBaseline is the baseline that a site is to have, with the marks of its profile; nil if none.
+func ownedBaseline(profile *v1alpha1.IsolationProfile, site Site) *networkingv1.NetworkPolicy {
+	policy := Baseline(profile, site.Namespace)
+	if policy == nil || !site.Labelled {
+		return nil
 	}
+	policy.Labels[LabelProfileUID] = string(profile.UID)
+	policy.Annotations = hashed(policy.Spec)
+	policy.OwnerReferences = []metav1.OwnerReference{controlledBy("IsolationProfile", profile)}
 	return policy
 }

@@ -17,7 +17,7 @@ func TestBaselinePlan(t *testing.T) {
 		}
 	}
 	there := func(change ...func(*networkingv1.NetworkPolicy)) *networkingv1.NetworkPolicy {
-		policy := ownedBaseline(profile(v1alpha1.BaselineDenyAll), "shop")
+		policy := ownedBaseline(profile(v1alpha1.BaselineDenyAll), Site{Namespace: "shop", Labelled: true})
 		for _, c := range change {
 			c(policy)
 		}
@@ -62,7 +62,7 @@ func TestBaselinePlan(t *testing.T) {
 			NewWithT(t).Expect(plan.Conflicts).To(Equal(row.conflicts))
 			for _, change := range plan.Changes() {
 				if change.Operation != v1alpha1.OperationDelete {
-					NewWithT(t).Expect(contentsOf(change.Policy)).To(Equal(contentsOf(ownedBaseline(profile(row.baseline), "shop"))))
+					NewWithT(t).Expect(contentsOf(change.Policy)).To(Equal(contentsOf(ownedBaseline(profile(row.baseline), row.site))))
 				}
 			}
 		})
@@ -70,7 +70,7 @@ func TestBaselinePlan(t *testing.T) {
 }
 
 func contentsOf(p *networkingv1.NetworkPolicy) string {
-	return sortKey([]any{p.Labels, p.OwnerReferences, p.Spec})
+	return sortKey([]any{p.Labels, p.Annotations, p.OwnerReferences, p.Spec})
 }
 
 // No tier's policy has a baseline's name, whatever the application and the profile are called.

@@ -14,6 +14,8 @@ import (
 
 // Plan is what to write to make a cluster's policies the desired ones.
 type Plan struct {
+	// Desired are the policies to have, with the marks of whose they are.
+	Desired []*networkingv1.NetworkPolicy
 	// Steps are carried out one after the other, the changes within one in any order. A step must not begin unless all
 	// before it are done whole.
 	Steps [][]Change
@@ -68,6 +70,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	}
 	for _, want := range desired {
 		want = owned(want, app)
+		plan.Desired = append(plan.Desired, want)
 		have := named(existing, want.Name)
 		switch {
 		case have == nil:
@@ -204,13 +207,17 @@ func OrphanOf(policy metav1.Object) string {
 func owned(policy *networkingv1.NetworkPolicy, app *v1alpha1.AppIsolation) *networkingv1.NetworkPolicy {
 	policy = policy.DeepCopy()
 	policy.Labels[LabelUID] = string(app.UID)
-	policy.Annotations = overlaid(policy.Annotations, map[string]string{AnnotationSpecHash: specHash(policy.Spec)})
+	policy.Annotations = overlaid(policy.Annotations, hashed(policy.Spec))
 	if app.Spec.EffectiveDeletionPolicy() == v1alpha1.DeletionPolicyOrphan {
 		policy.Labels[LabelDeletionPolicy] = string(v1alpha1.DeletionPolicyOrphan)
 		return policy
 	}
 	policy.OwnerReferences = []metav1.OwnerReference{controlledBy("AppIsolation", app)}
 	return policy
+}
+
+func hashed(spec networkingv1.NetworkPolicySpec) map[string]string {
+	return map[string]string{AnnotationSpecHash: specHash(spec)}
 }
 
 func controlledBy(kind string, owner metav1.Object) metav1.OwnerReference {
