@@ -115,11 +115,9 @@ bundle: generate ## Write the OLM bundle (VERSION=0.2.0 IMG=... REPLACES=appisol
 .PHONY: crds
 crds: ## Compare the CustomResourceDefinitions with those of the last release
 	@tag=$$(git describe --tags --abbrev=0 2>/dev/null) || { echo 'crds: there is no tag yet, so nothing to compare with'; exit 0; }; \
-	for file in config/crd/bases/*.yaml; do \
-		if git cat-file -e "$$tag:$$file" 2>/dev/null; then \
-			echo "crds: $$file since $$tag"; \
-			go tool -modfile=hack/crdify/go.mod crdify "git://$$tag?path=$$file" "file://$$file"; \
-		fi; \
+	for file in $$(git ls-tree --name-only "$$tag" config/crd/bases/); do \
+		echo "crds: $$file since $$tag"; \
+		go tool -modfile=hack/crdify/go.mod crdify "git://$$tag?path=$$file" "file://$$file"; \
 	done
 
 .PHONY: verify
@@ -203,6 +201,7 @@ dryrelease: ## Make a release of the last commit, for this platform, check it an
 	mkdir bin && ln -s $(CURDIR)/bin/operator-sdk* bin/ && \
 	sed -i '0,/^## \[/s/^## \[[^]]*/## [0.99.0/' CHANGELOG.md && \
 	git -c user.name=nobody -c user.email=nobody@example.invalid commit -qam 'A dry run' && git tag v0.99.0 && \
+	$(MAKE) --no-print-directory crds && \
 	$(MAKE) --no-print-directory release VERSION=0.99.0 IMG=registry.example/appisolation:v0.99.0 PLATFORMS=$$(go env GOOS)/$$(go env GOARCH) && \
 	ls -l dist/release
 

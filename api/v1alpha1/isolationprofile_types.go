@@ -17,6 +17,8 @@ const DefaultProfile = "default"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
+// +kubebuilder:metadata:annotations="argocd.argoproj.io/sync-options=Prune=false,Delete=false"
+// +kubebuilder:metadata:annotations="kustomize.toolkit.fluxcd.io/prune=disabled"
 // +kubebuilder:resource:scope=Cluster,shortName=isoprofile
 // +kubebuilder:printcolumn:name="Baseline",type=string,JSONPath=`.spec.baseline`,description="What is denied in every namespace that carries the profile's label"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Is the profile valid, and its baseline in every namespace that names it?"

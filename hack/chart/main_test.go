@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +18,7 @@ import (
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/test/controlplane"
 )
@@ -91,6 +94,58 @@ func TestTheSingleFileIsWhatKustomizeMakes(t *testing.T) {
 		}
 		g.Expect(object.Object).To(Equal(want[key].Object), key)
 	}
+}
+
+// What a Role in another namespace gives, OLM cannot: the bundle gives it in the ClusterRole.
+func TestTheBundleHoldsWhatKustomizeMakes(t *testing.T) {
+	g := NewWithT(t)
+	want := kustomized(g, []string{"default"}, nil)
+	files, err := filepath.Glob(root + "/bundle/manifests/*.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(len(files)).To(BeNumerically(">", 10))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		g.Expect(err).NotTo(HaveOccurred())
+		for _, object := range decode(g, string(text)) {
+			if object.GetKind() == "ClusterServiceVersion" {
+				installsTheSame(g, lookUp(object.Object, "spec", "install", "spec"), want)
+				continue
+			}
+			made := want[object.GetKind()+" /"+object.GetName()]
+			if made == nil {
+				made = want[object.GetKind()+" "+namespace+"/"+object.GetName()]
+			}
+			g.Expect(made).NotTo(BeNil(), file)
+			g.Expect(placeless(g, object)).To(Equal(placeless(g, made)), file)
+		}
+	}
+}
+
+// placeless is an object as it is in a bundle: OLM puts the namespace in.
+func placeless(g Gomega, object *unstructured.Unstructured) string {
+	unstructured.RemoveNestedField(object.Object, "status")
+	unstructured.RemoveNestedField(object.Object, "metadata", "creationTimestamp")
+	text, err := yaml.Marshal(object.Object)
+	g.Expect(err).NotTo(HaveOccurred())
+	return regexp.MustCompile(`(?m)^ +namespace: `+namespace+`\n`).ReplaceAllString(string(text), "")
+}
+
+// installsTheSame says that the pod, but for its image, and its rights in the whole cluster are those of kustomize.
+func installsTheSame(g Gomega, install map[string]any, want map[string]*unstructured.Unstructured) {
+	deployment := want["Deployment "+namespace+"/appisolation-manager"]
+	delete(containerOf(g, deployment), "image")
+	g.Expect(install["deployments"]).To(HaveLen(1))
+	got := &unstructured.Unstructured{Object: install["deployments"].([]any)[0].(map[string]any)}
+	delete(containerOf(g, got), "image")
+	g.Expect(lookUp(got.Object, "spec")).To(HaveKeyWithValue("strategy", BeEmpty()))
+	delete(lookUp(got.Object, "spec"), "strategy")
+	g.Expect(got.Object["spec"]).To(Equal(deployment.Object["spec"]))
+
+	g.Expect(install["clusterPermissions"]).To(HaveLen(1))
+	permissions := install["clusterPermissions"].([]any)[0].(map[string]any)
+	rules := slices.Concat(want["ClusterRole /appisolation-manager"].Object["rules"].([]any), want["Role default/appisolation-manager"].Object["rules"].([]any))
+	g.Expect(permissions["rules"]).To(Equal(rules))
+	g.Expect(permissions["serviceAccountName"]).To(Equal(lookUp(got.Object, "spec", "template", "spec")["serviceAccountName"]))
 }
 
 func TestValuesReachThePod(t *testing.T) {

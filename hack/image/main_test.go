@@ -100,6 +100,9 @@ func checkLists(t *testing.T, dir string) {
 		if !strings.Contains(string(text), `"spdxVersion"`) {
 			t.Errorf("%s is no SPDX", list)
 		}
+		if !strings.HasSuffix(list, "-index.spdx.json") && !strings.Contains(string(text), "sigs.k8s.io/controller-runtime") {
+			t.Errorf("%s does not have the modules", list)
+		}
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/argoproj/gitops-engine/pkg/sync/common"
+	"github.com/argoproj/gitops-engine/pkg/sync/resource"
 	kustomizev1 "github.com/fluxcd/kustomize-controller/api/v1"
 	. "github.com/onsi/gomega"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,6 +45,25 @@ func TestExamples(t *testing.T) {
 			g.Expect(k8s.Create(t.Context(), object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))).To(Succeed(), file)
 			object.Object["spec"].(map[string]any)["nosuch"] = "field"
 			g.Expect(k8s.Create(t.Context(), object, client.DryRunAll, client.FieldValidation(metav1.FieldValidationStrict))).NotTo(Succeed(), "a mistake is found")
+		}
+	}
+}
+
+// TestDefinitionsStay looks at what keeps a CustomResourceDefinition, and with it every AppIsolation and its policies, when
+// what installs the operator is deleted: by the function with which Argo CD asks, and by what Flux documents.
+func TestDefinitionsStay(t *testing.T) {
+	g := NewWithT(t)
+	files, err := filepath.Glob(root + "/config/crd/bases/*.yaml")
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(files).To(HaveLen(2))
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		g.Expect(err).NotTo(HaveOccurred())
+		for _, definition := range parse(g, string(text)) {
+			for _, option := range []string{common.SyncOptionDisablePrune, common.SyncOptionDisableDeletion} {
+				g.Expect(resource.HasAnnotationOption(definition, common.AnnotationSyncOptions, option)).To(BeTrue(), "%s: %s", file, option)
+			}
+			g.Expect(definition.GetAnnotations()).To(HaveKeyWithValue("kustomize.toolkit.fluxcd.io/prune", "disabled"))
 		}
 	}
 }

@@ -34,7 +34,7 @@ type situation struct {
 	profile string // that the namespace names
 	given   string // what is there before
 	is      string // itself
-	edits   string // a patch of its policy, by which somebody opens it again and again
+	edits   string // its policy, which somebody opens again and again
 }
 
 const (
@@ -49,6 +49,9 @@ func profileOf(name string) string { return profileWith(name, "baseline: DenyIng
 func profileWith(name, spec string) string {
 	return fmt.Sprintf(`{apiVersion: appisolation.io/v1alpha1, kind: IsolationProfile, metadata: {name: %s}, spec: {%s}}`, name, spec)
 }
+
+// wrong is a spec of a profile that the API server takes, and that is wrong all the same.
+const wrong = "guardrails: {ingressNamespaces: {matchLabels: {a: b}, matchExpressions: [{key: a, operator: NotIn, values: [b]}]}}"
 
 func shopOf(spec string) string { return fmt.Sprintf(declared, "shop", spec) }
 
@@ -91,6 +94,9 @@ var situations = []situation{{
 }, {
 	name: "profile-not-found", argo: health.HealthStatusDegraded, flux: status.FailedStatus, says: "ProfileNotFound: ", profile: "nosuch", is: shopOf(web),
 }, {
+	name: "profile-invalid", argo: health.HealthStatusDegraded, flux: status.FailedStatus, says: "ProfileInvalid: ", profile: "wrong",
+	given: profileWith("wrong", wrong), is: shopOf(web),
+}, {
 	name: "scope-conflict", argo: health.HealthStatusDegraded, flux: status.FailedStatus,
 	says: "ScopeConflict: ", given: fmt.Sprintf(declared, "elder", "scope: Namespace, "+strings.Replace(web, "tier: web", "tier: elder", 1)),
 	is: shopOf("scope: Namespace, " + web),
@@ -100,7 +106,7 @@ var situations = []situation{{
 	given: `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: shop-web}, spec: {podSelector: {}}}`, is: shopOf(web),
 }, {
 	name: "contended", argo: health.HealthStatusDegraded, flux: status.FailedStatus,
-	says: "Contended: NetworkPolicy contended/shop-web", is: shopOf(web), edits: `{"spec": {"ingress": [{}]}}`,
+	says: "Contended: NetworkPolicy contended/shop-web", is: shopOf(web), edits: "shop-web",
 }, {
 	name: "collecting", argo: health.HealthStatusProgressing, flux: status.InProgressStatus,
 	says: "Collecting: ", is: shopOf(web),
@@ -124,6 +130,12 @@ var profileSituations = []situation{{
 	name: "profile-name-conflict", profile: "profile-name-conflict", is: profileOf("profile-name-conflict"), argo: health.HealthStatusDegraded, flux: status.FailedStatus,
 	says:  "NameConflict: NetworkPolicy profile-name-conflict/profile-name-conflict.baseline",
 	given: `{apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: {name: profile-name-conflict.baseline}, spec: {podSelector: {}}}`,
+}, {
+	name: "profile-wrong", profile: "profile-wrong", is: profileWith("profile-wrong", wrong), argo: health.HealthStatusDegraded, flux: status.FailedStatus,
+	says: "Invalid: spec.guardrails.ingressNamespaces",
+}, {
+	name: "profile-contended", profile: "profile-contended", is: profileOf("profile-contended"), argo: health.HealthStatusDegraded, flux: status.FailedStatus,
+	says: "Contended: NetworkPolicy profile-contended/profile-contended.baseline", edits: "profile-contended.baseline",
 }, {
 	name: "profile-apply-failed", profile: "profile-apply-failed", is: profileOf("profile-apply-failed"), argo: health.HealthStatusProgressing, flux: status.InProgressStatus,
 	says: "ApplyFailed: it is tried again: ", given: quota,
@@ -176,8 +188,8 @@ func TestHealth(t *testing.T) {
 			g.SetDefaultEventuallyTimeout(30 * time.Second)
 			g.Eventually(func(g Gomega) {
 				if s.edits != "" {
-					policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: "shop-web"}}
-					g.Expect(c.k8s.Patch(t.Context(), policy, client.RawPatch(types.MergePatchType, []byte(s.edits)), client.FieldOwner("cleaner"))).To(Succeed())
+					policy := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: s.name, Name: s.edits}}
+					g.Expect(c.k8s.Patch(t.Context(), policy, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"ingress": [{}]}}`)), client.FieldOwner("cleaner"))).To(Succeed())
 				}
 				live := c.get(g, objects[s.name])
 				g.Expect(argoHealth(live)).To(isHealth(s.argo, s.says))
@@ -223,19 +235,23 @@ func TestHealth(t *testing.T) {
 		g.Expect(c.k8s.Patch(t.Context(), object, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"finalizers": null}}`)))).To(Succeed())
 	})
 	data.compare(t)
-	replaceTable(t, filepath.Join(root, "docs", "gitops.md"), "situations", situationTable())
+	page := filepath.Join(root, "docs", "gitops.md")
+	replaceTable(t, page, "situations", situationTable("declaration", situations)+
+		"| not enforced | Healthy | Current | Enforced is False (NetworkIgnoresPolicies) |\n"+
+		"| being deleted | Progressing | Terminating | Pending deletion |\n")
+	replaceTable(t, page, "profile situations", situationTable("profile", profileSituations))
 }
 
-// situationTable is what both say of an AppIsolation.
-func situationTable() string {
+// situationTable is what both say.
+func situationTable(of string, situations []situation) string {
 	text := "| situation | Argo CD | kstatus, so Flux | Argo CD's message begins |\n|---|---|---|---|\n" +
-		"| no status yet | Progressing | **Current** | the operator has not looked at this declaration yet |\n" +
-		"| changed, and not seen yet | Progressing | InProgress | the operator has not looked at this declaration yet |\n"
+		"| no status yet | Progressing | **Current** | the operator has not looked at this " + of + " yet |\n" +
+		"| changed, and not seen yet | Progressing | InProgress | the operator has not looked at this " + of + " yet |\n"
 	for _, s := range situations {
-		text += fmt.Sprintf("| %s | %s | %s | %s |\n", strings.ReplaceAll(s.name, "-", " "), s.argo, s.flux, strings.TrimSuffix(s.says, ": "))
+		name := strings.ReplaceAll(strings.TrimPrefix(s.name, of+"-"), "-", " ")
+		text += fmt.Sprintf("| %s | %s | %s | %s |\n", name, s.argo, s.flux, strings.TrimSuffix(s.says, ": "))
 	}
-	return text + "| not enforced | Healthy | Current | Enforced is False (NetworkIgnoresPolicies) |\n" +
-		"| being deleted | Progressing | Terminating | Pending deletion |\n"
+	return text
 }
 
 // overrides are the health checks in Argo CD's settings.

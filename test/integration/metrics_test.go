@@ -132,7 +132,7 @@ egress: [{name: nobody, from: [a], to: [{app: {namespace: `+namespace+`, name: n
 	})
 })
 
-var metricName = regexp.MustCompile(`\b(appisolation|controller_runtime|workqueue|leader_election|rest_client|process)_[a-z_]+_(total|seconds|seconds_total|bucket|depth|status|bytes|open|problem)\b|\bappisolation_(applications|policies)\b|\bworkqueue_depth\b`)
+var metricName = regexp.MustCompile(`\b(appisolation|certwatcher|controller_runtime|go|leader_election|process|rest_client|workqueue)_[a-z_]+\b`)
 
 func newAccount() *corev1.ServiceAccount {
 	GinkgoHelper()

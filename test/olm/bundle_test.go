@@ -20,9 +20,9 @@ import (
 
 const root = "../.."
 
-func readBundle(t *testing.T) *manifests.Bundle {
+func readBundle(t *testing.T, dir string) *manifests.Bundle {
 	t.Helper()
-	bundle, err := manifests.GetBundleFromDir(root + "/bundle")
+	bundle, err := manifests.GetBundleFromDir(dir)
 	NewWithT(t).Expect(err).NotTo(HaveOccurred())
 	return bundle
 }
@@ -42,7 +42,7 @@ var validators = validator.Validators{
 }
 
 func TestBundleIsValid(t *testing.T) {
-	bundle := readBundle(t)
+	bundle := readBundle(t, root+"/bundle")
 	for _, result := range validators.Validate(bundle.ObjectsToValidate()...) {
 		for _, err := range result.Errors {
 			t.Errorf("%s: %s", result.Name, err.Error())
@@ -56,7 +56,7 @@ func TestBundleIsValid(t *testing.T) {
 // What a catalog refuses, or what asks more of a cluster than this operator does.
 func TestBundleHoldsNothingElse(t *testing.T) {
 	g := NewWithT(t)
-	bundle := readBundle(t)
+	bundle := readBundle(t, root+"/bundle")
 	kinds := map[string]int{}
 	for _, object := range bundle.Objects {
 		kinds[object.GetKind()]++
@@ -86,7 +86,7 @@ func TestBundleHoldsNothingElse(t *testing.T) {
 func TestBundleHasAnExampleOfEachKind(t *testing.T) {
 	g := NewWithT(t)
 	kinds := map[string]bool{}
-	for _, example := range examples(t, readBundle(t).CSV) {
+	for _, example := range examples(t, readBundle(t, root+"/bundle").CSV) {
 		kinds[example.GetKind()] = true
 	}
 	g.Expect(kinds).To(Equal(map[string]bool{"AppIsolation": true, "IsolationProfile": true}))
@@ -106,7 +106,7 @@ func examples(t *testing.T, csv *v1alpha1.ClusterServiceVersion) []*unstructured
 
 // Descriptors are written by hand, so they can name what is not there.
 func TestDescriptorsNameFields(t *testing.T) {
-	bundle := readBundle(t)
+	bundle := readBundle(t, root+"/bundle")
 	for _, owned := range bundle.CSV.Spec.CustomResourceDefinitions.Owned {
 		schema := schemaOf(t, bundle, owned.Name)
 		for _, descriptor := range owned.SpecDescriptors {
@@ -156,7 +156,7 @@ func find(schema apiextensionsv1.JSONSchemaProps, path string) error {
 func TestCatalogOffersTheBundle(t *testing.T) {
 	g := NewWithT(t)
 	catalog := readTemplate(t)
-	g.Expect(catalog.channel().Entries).To(ContainElement(HaveField("Name", readBundle(t).CSV.Name)))
+	g.Expect(catalog.channel().Entries).To(ContainElement(HaveField("Name", readBundle(t, root+"/bundle").CSV.Name)))
 	g.Expect(catalog.Entries[0].Name).To(Equal("appisolation"))
 }
 

@@ -135,7 +135,7 @@ func (c cluster) serve(t *testing.T, bundles ...string) (address string) {
 	catalog.channel().Entries = nil
 	var text []byte
 	for i, bundle := range bundles {
-		entry := entry{Name: fmt.Sprintf("appisolation.v0.%d.0", i+1)}
+		entry := entry{Name: readBundle(t, bundle).CSV.Name}
 		if i > 0 {
 			entry.Replaces = catalog.channel().Entries[i-1].Name
 		}

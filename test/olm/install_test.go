@@ -2,7 +2,6 @@
 package olm
 
 import (
-	"bytes"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -28,8 +27,6 @@ import (
 	appisolationv1alpha1 "github.com/appisolation/appisolation/api/v1alpha1"
 )
 
-const first, second = "appisolation.v0.1.0", "appisolation.v0.2.0"
-
 // patience is for a machine that has much else to do: all of it together takes less than a minute on two cores.
 const patience = 2 * time.Minute
 
@@ -40,7 +37,7 @@ func TestLifecycle(t *testing.T) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: lifecycle, Name: "catalog"},
 		Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, root+"/bundle")},
 	})
-	testInstall(t, c, first)
+	testInstall(t, c, readBundle(t, root+"/bundle").CSV.Name)
 	process := c.startOperator(t)
 	testExamples(t, c)
 	c.create(t,
@@ -57,8 +54,8 @@ func TestLifecycle(t *testing.T) {
 		},
 	)
 	testRights(t, c)
-	process = testUpgrade(t, c, process)
-	testUninstall(t, c, process)
+	process, release := testUpgrade(t, c, process)
+	testUninstall(t, c, process, release)
 }
 
 // testInstall applies what docs/olm.md says.
@@ -88,7 +85,7 @@ func (c cluster) plans(t *testing.T) ([]v1alpha1.InstallPlanPhase, error) {
 func testExamples(t *testing.T, c cluster) {
 	g := NewWithT(t)
 	applications := 0
-	for _, example := range examples(t, readBundle(t).CSV) {
+	for _, example := range examples(t, readBundle(t, root+"/bundle").CSV) {
 		if namespace := example.GetNamespace(); namespace != "" {
 			err := c.Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}})
 			g.Expect(client.IgnoreAlreadyExists(err)).To(Succeed())
@@ -147,19 +144,21 @@ func testRights(t *testing.T, c cluster) {
 }
 
 // testUpgrade puts the next release into the catalog, with a column more in the table of applications. It returns the
-// operator of that release.
-func testUpgrade(t *testing.T, c cluster, process operator) operator {
+// operator of that release, and its name.
+func testUpgrade(t *testing.T, c cluster, process operator) (operator, string) {
 	g := NewWithT(t)
 	before, account := c.policies(t), c.account(t)
+	next := nextRelease(t)
+	release := readBundle(t, next).CSV
 
 	var catalog v1alpha1.CatalogSource
 	g.Expect(c.Get(t.Context(), client.ObjectKey{Namespace: lifecycle, Name: "catalog"}, &catalog)).To(Succeed())
-	catalog.Spec.Address = c.serve(t, root+"/bundle", nextRelease(t))
+	catalog.Spec.Address = c.serve(t, root+"/bundle", next)
 	g.Expect(c.Update(t.Context(), &catalog)).To(Succeed())
-	g.Eventually(c.phase(t, second)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
-	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, first)).WithTimeout(patience).Should(BeTrue())
+	g.Eventually(c.phase(t, release.Name)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
+	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, release.Spec.Replaces)).WithTimeout(patience).Should(BeTrue())
 	g.Eventually(c.plans).WithArguments(t).WithTimeout(patience).Should(HaveEach(v1alpha1.InstallPlanPhaseComplete))
-	g.Expect(c.deployment(t).Spec.Template.Spec.Containers[0].Image).To(Equal("appisolation:v0.2.0"))
+	g.Expect(c.deployment(t).Spec.Template.Spec.Containers[0].Image).To(Equal(imageOf(release)))
 	var crd apiextensionsv1.CustomResourceDefinition
 	g.Expect(c.Get(t.Context(), client.ObjectKey{Name: "appisolations.appisolation.io"}, &crd)).To(Succeed())
 	g.Expect(crd.Spec.Versions[0].AdditionalPrinterColumns).To(ContainElement(HaveField("Name", "Next")))
@@ -174,7 +173,7 @@ func testUpgrade(t *testing.T, c cluster, process operator) operator {
 	delete(after, "default/after-upgrade-web")
 	g.Expect(after).To(Equal(before), "not one was rewritten: resource versions are the same too")
 	testRights(t, c)
-	return process
+	return process, release.Name
 }
 
 func application(name string) *appisolationv1alpha1.AppIsolation {
@@ -197,25 +196,30 @@ func nextRelease(t *testing.T) (dir string) {
 	g := NewWithT(t)
 	dir = t.TempDir()
 	g.Expect(os.CopyFS(dir, os.DirFS(root+"/bundle"))).To(Succeed())
-	replace(g, filepath.Join(dir, "manifests", "appisolation.clusterserviceversion.yaml"),
-		first, second, "appisolation:v0.1.0", "appisolation:v0.2.0", "\n  version: 0.1.0\n", "\n  version: 0.2.0\n  replaces: "+first+"\n")
-	replace(g, filepath.Join(dir, "manifests", "appisolation.io_appisolations.yaml"),
-		"  - additionalPrinterColumns:\n", "  - additionalPrinterColumns:\n    - {name: Next, type: string, jsonPath: .spec.mode}\n")
+	csv := readBundle(t, dir).CSV
+	version := csv.Spec.Version.Version
+	g.Expect(version.IncrementMinor()).To(Succeed())
+	csv.Spec.Replaces, csv.Spec.Version.Version = csv.Name, version
+	csv.Name = "appisolation.v" + version.String()
+	csv.Spec.InstallStrategy.StrategySpec.DeploymentSpecs[0].Spec.Template.Spec.Containers[0].Image = imageOf(csv) + "-next"
+	g.Expect(os.WriteFile(filepath.Join(dir, "manifests", "appisolation.clusterserviceversion.yaml"), marshal(g, csv), 0o600)).To(Succeed())
+	path := filepath.Join(dir, "manifests", "appisolation.io_appisolations.yaml")
+	text, err := os.ReadFile(path)
+	g.Expect(err).NotTo(HaveOccurred())
+	const columns = "  - additionalPrinterColumns:\n"
+	before, after, found := strings.Cut(string(text), columns)
+	g.Expect(found).To(BeTrue())
+	g.Expect(os.WriteFile(path, []byte(before+columns+"    - {name: Next, type: string, jsonPath: .spec.mode}\n"+after), 0o600)).To(Succeed())
 	return dir
 }
 
-func replace(g Gomega, path string, pairs ...string) {
-	text, err := os.ReadFile(path)
-	g.Expect(err).NotTo(HaveOccurred())
-	for i := 0; i < len(pairs); i += 2 {
-		g.Expect(string(text)).To(ContainSubstring(pairs[i]))
-		text = bytes.ReplaceAll(text, []byte(pairs[i]), []byte(pairs[i+1]))
-	}
-	g.Expect(os.WriteFile(path, text, 0o600)).To(Succeed())
+// imageOf is the operator's.
+func imageOf(csv *v1alpha1.ClusterServiceVersion) string {
+	return csv.Spec.InstallStrategy.StrategySpec.DeploymentSpecs[0].Spec.Template.Spec.Containers[0].Image
 }
 
 // testUninstall runs the commands of docs/olm.md, and finds what it says.
-func testUninstall(t *testing.T, c cluster, process operator) {
+func testUninstall(t *testing.T, c cluster, process operator, release string) {
 	g := NewWithT(t)
 	g.SetDefaultEventuallyTimeout(patience)
 	commands := page(g, "Uninstall", "sh")
@@ -229,7 +233,7 @@ func testUninstall(t *testing.T, c cluster, process operator) {
 	g.Eventually(c.rbac).WithArguments(t).Should(ConsistOf(slices.Concat(bundled(t), made)), "the operator's ClusterRole is gone")
 	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
 
-	testInstall(t, c, second)
+	testInstall(t, c, release)
 	process = c.startOperator(t)
 	c.create(t, application("again"))
 	g.Eventually(c.policies).WithArguments(t).Should(HaveKey("default/again-web"))
@@ -287,7 +291,7 @@ var made = []string{
 // bundled are the objects of the bundle itself that give rights. They stay, whoever they gave them to.
 func bundled(t *testing.T) []string {
 	var found []string
-	for _, object := range readBundle(t).Objects {
+	for _, object := range readBundle(t, root+"/bundle").Objects {
 		if object.GroupVersionKind().Group == rbacv1.GroupName {
 			found = append(found, object.GetKind()+" "+object.GetName())
 		}
