@@ -173,7 +173,10 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 		}
 	}
 	for _, conflict := range plan.Conflicts {
-		delete(now, client.ObjectKey{Namespace: conflict.Namespace, Name: conflict.Policy})
+		policy := client.ObjectKey{Namespace: conflict.Namespace, Name: conflict.Policy}
+		if before[policy] != now[policy] { // else it was there until somebody took its name
+			delete(now, policy)
+		}
 	}
 	k.placed.Store(key, now)
 	done.contended, done.wait = k.contests.on(uid, plan.Desired, time.Now())

@@ -163,6 +163,9 @@ func (p *heldPod) pod() corev1.Pod { return corev1.Pod{ObjectMeta: p.ObjectMeta,
 // after another: that few are enough for any number of pods.
 const templates = 1000
 
+// longest is how many bytes at most what is remembered has: it is kept when the last object that has it is gone.
+const longest = 4096
+
 // trimPods makes heldPods of pods. Those of one template share what of them is the same: most of it.
 func trimPods() func(object any) (any, error) {
 	known := lru.New(templates)
@@ -176,6 +179,9 @@ func trimPods() func(object any) (any, error) {
 			held.spec.Containers = []corev1.Container{{Ports: ports}}
 		}
 		template := fmt.Sprint(held.Labels, held.spec.HostNetwork, held.spec.Containers)
+		if len(template) > longest {
+			return held, nil
+		}
 		same := remembered(known, template, held)
 		held.Labels, held.spec = same.Labels, same.spec
 		return held, nil
@@ -254,7 +260,7 @@ func sharePeers(known *lru.Cache, peers []networkingv1.NetworkPolicyPeer) {
 // shared is the one that is known already, if there is one with the same bytes, which tell all that it says.
 func shared[T interface{ Marshal() ([]byte, error) }](known *lru.Cache, value T) T {
 	text, err := value.Marshal()
-	if err != nil {
+	if err != nil || len(text) > longest {
 		return value
 	}
 	return remembered(known, fmt.Sprintf("%T %s", value, text), value)

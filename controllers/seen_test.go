@@ -93,6 +93,30 @@ func TestSharePolicies(t *testing.T) {
 	NewWithT(t).Expect(all[3].Spec.Ingress[0].Ports[0].Port).To(BeIdenticalTo(all[0].Spec.Ingress[0].Ports[0].Port), "a whole rule")
 }
 
+// What is long is not remembered: it would be kept when nobody has it any more, a thousand times.
+func TestLongRulesAndLabelsAreNotRemembered(t *testing.T) {
+	g := NewWithT(t)
+	long := strings.Repeat("long-", 1000)
+	share, trim := sharePolicies(), trimPods()
+	selector := func() *networkingv1.NetworkPolicy {
+		got, err := share(&networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{PodSelector: metav1.LabelSelector{
+			MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn, Values: []string{long}}},
+		}}})
+		g.Expect(err).NotTo(HaveOccurred())
+		return got.(*networkingv1.NetworkPolicy)
+	}
+	one, other := selector().Spec.PodSelector.MatchExpressions, selector().Spec.PodSelector.MatchExpressions
+	g.Expect(one).To(Equal(other))
+	g.Expect(&one[0]).NotTo(BeIdenticalTo(&other[0]))
+	pod := func() *heldPod {
+		got, err := trim(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{"app": long}}})
+		g.Expect(err).NotTo(HaveOccurred())
+		return got.(*heldPod)
+	}
+	g.Expect(pod().Labels).To(HaveKeyWithValue("app", long))
+	g.Expect(pod().spec).NotTo(BeIdenticalTo(pod().spec))
+}
+
 // The more applications look at a namespace, the less often each does; none before what was declared, and none that
 // failed sooner than it would be tried again: it may have looked before what happens now.
 func TestLater(t *testing.T) {

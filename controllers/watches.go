@@ -92,8 +92,7 @@ var (
 	// look at the policies of others ask whether their applications are accepted.
 	notOurStatus = predicate.Or(changed, relabelled, predicate.AnnotationChangedPredicate{})
 	judged       = predicate.Or[client.Object](changed, predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
-		before, now := acceptance(e.ObjectOld), acceptance(e.ObjectNew)
-		return before != "" && before != now
+		return acceptance(e.ObjectOld) != acceptance(e.ObjectNew)
 	}})
 )
 

@@ -25,7 +25,7 @@ func TestWhatIsMadeAnewWakes(t *testing.T) {
 }
 
 // Whose policies are its own depends on whether the other application is accepted: those who look at them are woken when
-// that changes, by no other status, and not by the first one.
+// that changes, or is first said, and by no other status.
 func TestAnotherVerdictWakes(t *testing.T) {
 	with := func(accepted, ready metav1.ConditionStatus) *v1alpha1.AppIsolation {
 		app := &v1alpha1.AppIsolation{}
@@ -41,7 +41,8 @@ func TestAnotherVerdictWakes(t *testing.T) {
 		{with("False", "False"), with("True", "True"), true},
 		{with("True", "True"), with("False", "False"), true},
 		{with("True", "False"), with("True", "True"), false},
-		{with("", ""), with("True", "True"), false},
+		{with("", ""), with("True", "True"), true},
+		{with("", ""), with("", ""), false},
 	} {
 		NewWithT(t).Expect(judged.Update(event.UpdateEvent{ObjectOld: row.before, ObjectNew: row.now})).To(Equal(row.wakes))
 		NewWithT(t).Expect(changed.Update(event.UpdateEvent{ObjectOld: row.before, ObjectNew: row.now})).To(BeFalse())

@@ -15,7 +15,8 @@ type Site struct {
 	// Labelled means that the namespace names the profile.
 	Labelled bool
 	// Awaited means that the namespace names another profile, whose baseline is not there: ours stays until it is, and
-	// for as long as there is no profile of that name. A namespace that is being deleted keeps it to the end.
+	// for as long as there is no profile of that name. A namespace that is being deleted keeps it to the end. An edit of
+	// it is undone all the while.
 	Awaited bool
 	// Policy is what the namespace has under the baseline's name, whoever's it is; nil if nothing.
 	Policy *networkingv1.NetworkPolicy
@@ -81,7 +82,8 @@ func Baseline(profile *v1alpha1.IsolationProfile, namespace string) *networkingv
 // ownedBaseline is the baseline that a site is to have, with the marks of its profile; nil if none.
 func ownedBaseline(profile *v1alpha1.IsolationProfile, site Site) *networkingv1.NetworkPolicy {
 	policy := Baseline(profile, site.Namespace)
-	if policy == nil || !site.Labelled {
+	isKept := site.Awaited && site.Policy != nil && metav1.IsControlledBy(site.Policy, profile)
+	if policy == nil || !site.Labelled && !isKept {
 		return nil
 	}
 	policy.Labels[LabelProfileUID] = string(profile.UID)

@@ -44,6 +44,9 @@ func TestBaselinePlan(t *testing.T) {
 		{name: "it denies nothing now", baseline: "None", site: Site{Labelled: true, Policy: there()}, steps: "Delete strict.baseline"},
 		{name: "the label is gone", baseline: "DenyAll", site: Site{Policy: there()}, steps: "Delete strict.baseline"},
 		{name: "the label is gone, and another baseline is awaited", baseline: "DenyAll", site: Site{Policy: there(), Awaited: true}},
+		{name: "somebody opened it while another baseline is awaited", baseline: "DenyAll", site: Site{Policy: there(opened), Awaited: true}, steps: "Update strict.baseline"},
+		{name: "it denies nothing now, and another baseline is awaited", baseline: "None", site: Site{Policy: there(opened), Awaited: true}},
+		{name: "somebody's copy while another baseline is awaited", baseline: "DenyAll", site: Site{Policy: there(unreferenced, opened), Awaited: true}},
 		{name: "somebody's copy where the label is not", baseline: "DenyAll", site: Site{Policy: there(unreferenced)}},
 		{name: "somebody's policy where the label is not", baseline: "DenyAll", site: Site{Policy: there(somebodys)}},
 		{

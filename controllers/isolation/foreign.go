@@ -17,13 +17,29 @@ import (
 // Policies only add up: what another one allows is allowed, whatever ours says
 // (https://kubernetes.io/docs/concepts/services-networking/network-policies/#the-two-sorts-of-pod-isolation).
 
-// opens says in which directions a policy allows what ours does not. Where that cannot be known from the rules, the
-// answer is that it does.
-func opens(policy, ours *networkingv1.NetworkPolicy, namespace string) []string {
+// mostWeighed is how many times a look weighs a peer or port of others' policies against one of ours: a thousand policies
+// of ten peers each against a hundred peers of ours, say, and half a second at the worst.
+const mostWeighed = 1_000_000
+
+// opens says in which directions a policy allows what ours does not. Where that cannot be known from the rules, or is not
+// worth what is left to spend, the answer is that it does.
+func opens(policy, ours *networkingv1.NetworkPolicy, namespace string, left *int) []string {
 	var opened []string
 	for _, direction := range directions(policy) {
+		if *left <= 0 {
+			opened = append(opened, direction)
+			continue
+		}
 		theirs, own := grantsOf(policy, direction, namespace), grantsOf(ours, direction, namespace)
-		if slices.ContainsFunc(theirs, func(g grant) bool { return !g.within(own) }) {
+		pairs, weight := 1, 1
+		for _, g := range theirs {
+			pairs += max(1, len(g.peers)) * max(1, len(g.ports))
+		}
+		for _, g := range own {
+			weight += 1 + len(g.peers) + len(g.ports)
+		}
+		*left -= pairs * weight
+		if *left < 0 || slices.ContainsFunc(theirs, func(g grant) bool { return !g.within(own) }) {
 			opened = append(opened, direction)
 		}
 	}

@@ -22,7 +22,7 @@ func TestWhatOpensNothingAllowsNothingMore(t *testing.T) {
 		if rapid.Bool().Draw(t, "part of ours") {
 			theirs = partOf(t, ours)
 		}
-		opened := opens(theirs, ours, "shop")
+		opened := opens(theirs, ours, "shop", new(mostWeighed))
 		allowedByOurs, allowedByTheirs := declared.NewEvaluator(w).Read(ours), declared.NewEvaluator(w).Read(theirs)
 		for i, direction := range []string{"egress", "ingress"} { // as the evaluator has them, by turns
 			said[slices.Contains(opened, direction)]++
@@ -45,7 +45,7 @@ func TestPartOfOursOpensNothing(t *testing.T) {
 		w := declared.Draw(t)
 		ours := somePolicy(t, w)
 		theirs := partOf(t, ours)
-		if opened := opens(theirs, ours, "shop"); len(opened) > 0 {
+		if opened := opens(theirs, ours, "shop", new(mostWeighed)); len(opened) > 0 {
 			t.Fatalf("opens %v\ntheirs: %s\nours: %s", opened, sortKey(theirs.Spec), sortKey(ours.Spec))
 		}
 	})

@@ -102,11 +102,8 @@ func (f farEnd) missing(p Pictured, own *v1alpha1.Tier, direction v1alpha1.Direc
 	if f.tier == nil {
 		return nil
 	}
-	us := subject{namespace: p.App.Namespace, app: p.App.Name, tier: own, namespaceLabels: p.Facts.Namespaces[p.App.Namespace]}
-	if direction == v1alpha1.DirectionEgress {
-		return uncovered(ports, acceptedPorts(f.spec, f.app.Namespace, f.tier, us))
-	}
-	return uncovered(ports, openedPorts(f.spec, f.app.Namespace, f.tier, us))
+	theirs := subjectOf(p.App, own, p.Facts).half(direction, f.spec, f.app.Namespace)
+	return uncovered(ports, theirs[f.tier.Name])
 }
 
 // end is the box that a peer means: a tier in the picture, or else one outside, which it draws.

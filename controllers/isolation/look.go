@@ -232,7 +232,7 @@ func (l *look) unisolatedPods() {
 // foreignPolicies finds others' policies that select the application's pods, and what they open to them. The policies of
 // other applications are a matter of overlapping tiers, and a baseline opens nothing.
 func (l *look) foreignPolicies() {
-	groups := l.groups()
+	groups, left := l.groups(), mostWeighed
 	for _, policy := range l.policies {
 		if l.isOperators(policy) {
 			continue
@@ -244,7 +244,7 @@ func (l *look) foreignPolicies() {
 				continue
 			}
 			selected = append(selected, g.text)
-			for _, direction := range opens(policy, named(l.desired, PolicyName(l.app.Name, g.policy)), l.app.Namespace) {
+			for _, direction := range opens(policy, named(l.desired, PolicyName(l.app.Name, g.policy)), l.app.Namespace, &left) {
 				opened = append(opened, direction+" of "+g.text)
 			}
 		}
@@ -284,11 +284,14 @@ func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 	if owner != nil && owner.Kind == "IsolationProfile" {
 		return owner.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(owner.Name)
 	}
-	if metav1.IsControlledBy(policy, l.app) || isOrphan(l.app, policy) || named(l.desired, policy.Name) != nil && Owns(l.app, policy) {
+	if named(l.desired, policy.Name) != nil && Owns(l.app, policy) {
 		return true
 	}
+	if metav1.IsControlledBy(policy, l.app) || isOrphan(l.app, policy) {
+		return policy.Annotations[AnnotationSpecHash] == specHash(policy.Spec) // nobody puts it back before it goes
+	}
 	return slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool {
-		theirs := metav1.IsControlledBy(policy, other) || isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
+		theirs := owner != nil && owner.UID == other.UID || owner == nil && isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
 		return theirs && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
 	})
 }

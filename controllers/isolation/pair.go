@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -25,18 +27,24 @@ func (r *resolver) checkPair(e entry, peer *v1alpha1.Peer, tiers []*v1alpha1.Tie
 	if tier == nil {
 		return
 	}
+	needed := declaredPorts(tier, peer.App.Ports)
 	for _, own := range tiers {
-		us := subject{namespace: r.app.Namespace, app: r.app.Name, tier: own, namespaceLabels: r.facts.Namespaces[r.app.Namespace]}
+		theirs, found := r.half(halfOf{e.direction, key, own.Name}, spec, own)
+		if !found {
+			r.unpaired(e, "the applications that this declaration names have too many entries to compare, so whether %s tier %s has the other half is not known: name fewer of them here, or fewer tiers",
+				key, tier.Name)
+			return
+		}
 		if e.direction == v1alpha1.DirectionEgress {
-			if missing := uncovered(declaredPorts(tier, peer.App.Ports), acceptedPorts(spec, key.Namespace, tier, us)); len(missing) > 0 {
+			if missing := uncovered(needed, theirs[tier.Name]); len(missing) > 0 {
 				r.unpaired(e, "%s tier %s has no ingress from %s/%s tier %s on %s: its team has to add from: [{app: {namespace: %s, name: %s, tier: %s}}] to: [%s]",
-					key, tier.Name, us.namespace, us.app, own.Name, portList(missing), us.namespace, us.app, own.Name, tier.Name)
+					key, tier.Name, r.app.Namespace, r.app.Name, own.Name, portList(missing), r.app.Namespace, r.app.Name, own.Name, tier.Name)
 			}
 			continue
 		}
-		if missing := uncovered(declaredPorts(own, ports), openedPorts(spec, key.Namespace, tier, us)); len(missing) > 0 {
+		if missing := uncovered(declaredPorts(own, ports), theirs[tier.Name]); len(missing) > 0 {
 			r.unpaired(e, "%s tier %s has no egress to %s/%s tier %s on %s: its team has to add from: [%s] to: [{app: {namespace: %s, name: %s, tier: %s}}]",
-				key, tier.Name, us.namespace, us.app, own.Name, portList(missing), tier.Name, us.namespace, us.app, own.Name)
+				key, tier.Name, r.app.Namespace, r.app.Name, own.Name, portList(missing), tier.Name, r.app.Namespace, r.app.Name, own.Name)
 		}
 	}
 }
@@ -46,48 +54,97 @@ func (r *resolver) unpaired(e entry, format string, args ...any) {
 	r.report(e, v1alpha1.ConditionPaired, v1alpha1.ReasonPeerMissing, format, args...)
 }
 
-// acceptedPorts are the ports on which a tier of another application lets us in.
-func acceptedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1alpha1.Tier, us subject) []Port {
-	var ports []Port
-	for i := range spec.Ingress {
-		in := &spec.Ingress[i]
-		names := slices.ContainsFunc(in.To, func(ref v1alpha1.TierRef) bool { return means(ref, tier.Name) })
-		if names && slices.ContainsFunc(in.From, func(peer v1alpha1.Peer) bool { return us.in(peer, namespace) }) {
-			ports = append(ports, declaredPorts(tier, in.Ports)...)
-		}
-	}
-	return ports
+// mostCompared is how many of other applications' entries, of 16 peers at most, the tiers of a declaration are compared
+// with: 32 tiers with 32 applications of 16 entries each. The largest that the API allows would be two million.
+const mostCompared = 1 << 14
+
+// half is what another application declares of its half, for one of our tiers: the ports, by its own tiers.
+type half map[v1alpha1.TierName][]Port
+
+// halfOf says which half.
+type halfOf struct {
+	direction v1alpha1.Direction
+	app       types.NamespacedName
+	own       v1alpha1.TierName
 }
 
-// openedPorts are our ports that a tier of another application may connect to: an app peer brings ours, All opens all
-// of them, any other peer has the ports of its entry.
-func openedPorts(spec *v1alpha1.AppIsolationSpec, namespace string, tier *v1alpha1.Tier, us subject) []Port {
-	var ports []Port
+// half is found unless there is too much to compare.
+func (r *resolver) half(of halfOf, spec *v1alpha1.AppIsolationSpec, own *v1alpha1.Tier) (half, bool) {
+	if known, found := r.halves[of]; found {
+		return known, true
+	}
+	entries := map[v1alpha1.Direction]int{v1alpha1.DirectionEgress: len(spec.Ingress), v1alpha1.DirectionIngress: len(spec.Egress)}
+	if r.compared += entries[of.direction]; r.compared > mostCompared {
+		return nil, false
+	}
+	if r.halves == nil {
+		r.halves = map[halfOf]half{}
+	}
+	r.halves[of] = subjectOf(r.app, own, r.facts).half(of.direction, spec, of.app.Namespace)
+	return r.halves[of], true
+}
+
+// half is what another application declares of its half of the direction's entries.
+func (s subject) half(direction v1alpha1.Direction, spec *v1alpha1.AppIsolationSpec, namespace string) half {
+	if direction == v1alpha1.DirectionEgress {
+		return s.accepted(spec, namespace)
+	}
+	return s.opened(spec, namespace)
+}
+
+// accepted are the ports on which another application's tiers let us in.
+func (s subject) accepted(spec *v1alpha1.AppIsolationSpec, namespace string) half {
+	accepted := half{}
+	for i := range spec.Ingress {
+		in := &spec.Ingress[i]
+		if slices.ContainsFunc(in.From, func(peer v1alpha1.Peer) bool { return s.in(peer, namespace) }) {
+			for _, tier := range uniqueTiers(spec, in.To, destinations) {
+				accepted.add(tier.Name, declaredPorts(tier, in.Ports))
+			}
+		}
+	}
+	return accepted
+}
+
+// opened are our ports that another application's tiers may connect to: an app peer brings ours, All opens all of them,
+// any other peer has the ports of its entry.
+func (s subject) opened(spec *v1alpha1.AppIsolationSpec, namespace string) half {
+	opened := half{}
 	for i := range spec.Egress {
 		out := &spec.Egress[i]
-		if !slices.ContainsFunc(out.From, func(ref v1alpha1.TierRef) bool { return means(ref, tier.Name) }) {
-			continue
-		}
+		var ports []Port
 		for _, peer := range out.To {
 			switch {
-			case !us.in(peer, namespace):
+			case !s.in(peer, namespace):
 			case peer.App != nil:
-				ports = append(ports, declaredPorts(us.tier, peer.App.Ports)...)
+				ports = append(ports, declaredPorts(s.tier, peer.App.Ports)...)
 			case peer.Entity == v1alpha1.EntityAll:
-				ports = append(ports, declaredPorts(us.tier, nil)...)
+				ports = append(ports, declaredPorts(s.tier, nil)...)
 			default:
 				ports = append(ports, portsOf(out.Ports)...)
 			}
 		}
+		for _, tier := range uniqueTiers(spec, out.From, sources) {
+			opened.add(tier.Name, ports)
+		}
 	}
-	return ports
+	return opened
+}
+
+func (h half) add(tier v1alpha1.TierName, ports []Port) {
+	h[tier] = append(h[tier], uncovered(ports, h[tier])...)
 }
 
 // subject is one of our tiers, as another application's peers see it.
 type subject struct {
 	namespace, app  string
 	tier            *v1alpha1.Tier
+	selector        metav1.LabelSelector // the tier's, in its normal form
 	namespaceLabels map[string]string
+}
+
+func subjectOf(app *v1alpha1.AppIsolation, tier *v1alpha1.Tier, facts Facts) subject {
+	return subject{app.Namespace, app.Name, tier, normalSelector(tier.PodSelector), facts.Namespaces[app.Namespace]}
 }
 
 // in says whether a peer in an application of the given namespace surely contains every pod of the tier. Where that
@@ -108,7 +165,7 @@ func (s subject) in(peer v1alpha1.Peer, namespace string) bool {
 
 // selectedBy says whether a pod selector surely selects every pod that the tier's own selector does.
 func (s subject) selectedBy(selector *v1alpha1.LabelSelector) bool {
-	return selector == nil || implies(normalSelector(s.tier.PodSelector), normalSelector(*selector))
+	return selector == nil || implies(s.selector, normalSelector(*selector))
 }
 
 // uncovered are the wanted ports that none of the others contains.

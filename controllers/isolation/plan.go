@@ -3,6 +3,7 @@ package isolation
 import (
 	"cmp"
 	"slices"
+	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -91,7 +92,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
-	if len(again)+len(plan.Conflicts) > 1 {
+	if len(again)+len(plan.Conflicts) > 1 || len(first) > 0 && wasProgrammed(app) { // the tiers' own lack more
 		again, defaultDeny = parted(again, defaultDeny, isDefaultDeny)
 	}
 	plan.Steps = [][]Change{append(first, again...), updates}
@@ -122,7 +123,7 @@ func isObsolete(app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolic
 
 // bridgeOver creates a copy of what a policy says now, under a name of its own, for a declaration that moves it to other
 // pods: those that it leaves stay isolated until whatever isolates them next is there. What somebody else made of a
-// policy is copied only if no bridge is there for its pods, and not if the present declaration was already carried out: it
+// policy is copied only if it has no bridge yet, and not if the present declaration was already carried out: it
 // is simply put back then.
 func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPolicy, existing []*networkingv1.NetworkPolicy) []Change {
 	if wasProgrammed(app) || app.Spec.EffectiveMode() == v1alpha1.ModeDryRun || equality.Semantic.DeepEqual(have.Spec.PodSelector, want.Spec.PodSelector) {
@@ -131,11 +132,12 @@ func bridgeOver(app *v1alpha1.AppIsolation, have, want *networkingv1.NetworkPoli
 	bridge := want.DeepCopy()
 	bridge.Name = bridgeName(have.Name, have.Spec)
 	bridge.Spec = *have.Spec.DeepCopy()
-	bridge.Annotations = map[string]string{AnnotationRules: have.Annotations[AnnotationRules]}
+	bridge.Annotations = map[string]string{
+		AnnotationRules: have.Annotations[AnnotationRules], AnnotationSpecHash: have.Annotations[AnnotationSpecHash],
+	}
 	isOurs := have.Annotations[AnnotationSpecHash] == specHash(have.Spec)
 	if slices.ContainsFunc(existing, func(other *networkingv1.NetworkPolicy) bool {
-		isForThem := IsBridge(other.Name) && Owns(app, other) && equality.Semantic.DeepEqual(other.Spec.PodSelector, have.Spec.PodSelector)
-		return other.Name == bridge.Name || !isOurs && isForThem
+		return other.Name == bridge.Name || !isOurs && strings.HasPrefix(other.Name, have.Name+beforeInfix) && Owns(app, other)
 	}) {
 		return nil
 	}

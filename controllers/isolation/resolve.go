@@ -104,6 +104,9 @@ type resolver struct {
 	app      *v1alpha1.AppIsolation
 	facts    Facts
 	problems []Problem
+	// halves are those of other applications that were looked at, compared how many of their entries that took.
+	halves   map[halfOf]half
+	compared int
 }
 
 // entry is an ingress or egress entry, for the problems found in it.
@@ -483,17 +486,22 @@ func canonicalAll(cidrs []string) []string {
 	return sortedUnique(all)
 }
 
-// sortedEdges are edges by line, then by tier, each once. Hardly two have both in common, so that hardly ever all of an
-// edge has to be compared.
+// sortedEdges are edges by line, then by tier, then by all that they are; each once.
 func sortedEdges(edges []Edge) []Edge {
-	order := func(a, b Edge) int {
-		if byName := cmp.Or(strings.Compare(a.Line, b.Line), strings.Compare(a.From.Tier, b.From.Tier), strings.Compare(a.To.Tier, b.To.Tier)); byName != 0 {
-			return byName
-		}
-		return cmp.Compare(sortKey(a), sortKey(b))
+	byName := func(a, b Edge) int {
+		return cmp.Or(strings.Compare(a.Line, b.Line), strings.Compare(a.From.Tier, b.From.Tier), strings.Compare(a.To.Tier, b.To.Tier))
 	}
-	slices.SortFunc(edges, order)
-	return slices.CompactFunc(edges, func(a, b Edge) bool { return order(a, b) == 0 })
+	slices.SortFunc(edges, byName)
+	sorted := make([]Edge, 0, len(edges))
+	for len(edges) > 0 {
+		same := slices.IndexFunc(edges, func(e Edge) bool { return byName(edges[0], e) != 0 })
+		if same < 0 {
+			same = len(edges)
+		}
+		sorted = append(sorted, sortedUnique(edges[:same])...)
+		edges = edges[same:]
+	}
+	return sorted
 }
 
 // sortedUnique makes the order of everything else: by the bytes of the element's JSON.

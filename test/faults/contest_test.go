@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -187,7 +188,41 @@ func worldEgress() v1alpha1.Egress {
 	}
 }
 
-// warnings are the reasons of the warnings about an application.
+// TestF10TakenAndFreed has somebody take a policy's name again and again, and free it.
+func TestF10TakenAndFreed(t *testing.T) {
+	g := NewWithT(t)
+	startOperator(t, kubeconfig)
+	app := application(t, namespace(t), "shop", twoTiers)
+	create(t, app)
+	becomesCurrent(t, app)
+	since := audit.now(t)
+	taken := func() *networkingv1.NetworkPolicy {
+		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "shop-a"}}
+	}
+	stop := again(t, 60, func(ctx context.Context, _ int) error {
+		if err := k8s.Create(ctx, taken()); err == nil {
+			return nil
+		}
+		return k8s.Delete(ctx, taken())
+	})
+	becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonContended)
+	<-time.After(2 * time.Second)
+	changes, created := stop(), 0
+	for _, write := range audit.writes(t, since) {
+		if write.Verb == "create" && write.ResponseStatus.Code < 300 {
+			created++
+		}
+	}
+	t.Logf("%d changes, created %d times", changes, created)
+	g.Expect(changes).To(BeNumerically(">", 30))
+	g.Expect(created).To(BeNumerically("<=", 20))
+	if err := k8s.Delete(t.Context(), taken()); err != nil {
+		g.Expect(apierrors.IsNotFound(err)).To(BeTrue(), "%v", err)
+	}
+	desired := translation(g, t, app)
+	eventually(t, 40*time.Second, func(g Gomega) { expectPolicies(g, app, desired, policies(g, t, app.Namespace)) })
+}
+
 // TestF10TugOfWarOverABaseline edits a profile's baseline all the time, or deletes it.
 func TestF10TugOfWarOverABaseline(t *testing.T) {
 	for name, change := range map[string]func(context.Context, client.ObjectKey) error{
@@ -230,6 +265,7 @@ func TestF10TugOfWarOverABaseline(t *testing.T) {
 	}
 }
 
+// warnings are the reasons of the warnings about an application.
 func warnings(t *testing.T, app *v1alpha1.AppIsolation) []string {
 	t.Helper()
 	var list corev1.EventList

@@ -1,0 +1,139 @@
+package isolation
+
+import (
+	"fmt"
+	"testing"
+
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
+)
+
+// What is bounded here is counted in allocations, which are the same on every machine.
+
+// crowded is an application of 32 tiers, whose 64 egress entries name tiers of so many others 16 times each; and those
+// others, whose 64 ingress entries of 16 peers each are for pods that nobody has.
+func crowded(others int) (*v1alpha1.AppIsolation, Facts) {
+	app := func(name string) *v1alpha1.AppIsolation {
+		app := &v1alpha1.AppIsolation{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name)}}
+		for i := range 32 {
+			tier := v1alpha1.Tier{
+				Name:        v1alpha1.TierName(fmt.Sprintf("t%d", i)),
+				PodSelector: v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"app": v1alpha1.LabelValue(fmt.Sprint(i))}},
+			}
+			for port := range 16 {
+				tier.Ports = append(tier.Ports, v1alpha1.TierPort{Port: v1alpha1.Port{Port: intstr.FromInt32(int32(port + 1))}})
+			}
+			app.Spec.Tiers = append(app.Spec.Tiers, tier)
+		}
+		return app
+	}
+	us := app("us")
+	facts := Facts{Namespaces: map[string]map[string]string{"shop": {"kubernetes.io/metadata.name": "shop"}}, Apps: map[types.NamespacedName]*v1alpha1.AppIsolationSpec{}}
+	for i := range others {
+		them := app(fmt.Sprintf("them-%d", i))
+		for e := range 64 {
+			in := v1alpha1.Ingress{Name: v1alpha1.EntryName(fmt.Sprintf("e%d", e)), To: []v1alpha1.TierRef{v1alpha1.EveryTier}}
+			for p := range 16 {
+				in.From = append(in.From, v1alpha1.Peer{
+					NamespaceSelector: &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"kubernetes.io/metadata.name": "shop"}},
+					PodSelector:       &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"app": v1alpha1.LabelValue(fmt.Sprintf("no-%d-%d", e, p))}},
+				})
+			}
+			them.Spec.Ingress = append(them.Spec.Ingress, in)
+		}
+		facts.Apps[types.NamespacedName{Namespace: "shop", Name: them.Name}] = &them.Spec
+	}
+	for e := range 64 {
+		out := v1alpha1.Egress{Name: v1alpha1.EntryName(fmt.Sprintf("e%02d", e)), From: []v1alpha1.TierRef{v1alpha1.EveryTier}}
+		for p := range 16 {
+			out.To = append(out.To, v1alpha1.Peer{App: &v1alpha1.AppRef{
+				Name: fmt.Sprintf("them-%d", (16*e+p)%others), Tier: v1alpha1.TierName(fmt.Sprintf("t%d", (e+p)%32)),
+			}})
+		}
+		us.Spec.Egress = append(us.Spec.Egress, out)
+	}
+	return us, facts
+}
+
+// The largest declarations that name each other are resolved with a bounded effort. What is not compared is said.
+func TestResolveIsBounded(t *testing.T) {
+	for others, want := range map[int]string{
+		1:  `has no ingress from shop/us tier t0 on `,
+		64: `the applications that this declaration names have too many entries to compare, so whether shop/them-`,
+	} {
+		t.Run(fmt.Sprintf("%d others", others), func(t *testing.T) {
+			g := NewWithT(t)
+			app, facts := crowded(others)
+			var problems []Problem
+			g.Expect(testing.AllocsPerRun(1, func() { _, problems = Resolve(app, facts) })).To(BeNumerically("<", 8_000_000))
+			g.Expect(problems).To(ContainElement(And(HaveField("Condition", v1alpha1.ConditionPaired), HaveField("Message", ContainSubstring(want)))))
+			named := map[v1alpha1.EntryName]bool{}
+			for _, problem := range problems {
+				named[problem.Entry] = true
+			}
+			g.Expect(named).To(HaveLen(64), "no entry passes for paired")
+		})
+	}
+}
+
+// A policy of others that would take too long to weigh counts as opening; one that can be weighed is.
+func TestWeighingIsBounded(t *testing.T) {
+	g := NewWithT(t)
+	ours := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{PolicyTypes: policyTypes}}
+	for i := range 1000 {
+		ours.Spec.Ingress = append(ours.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{
+			From: []networkingv1.NetworkPolicyPeer{{IPBlock: &networkingv1.IPBlock{CIDR: fmt.Sprintf("10.%d.%d.0/24", i/256, i%256)}}},
+		})
+	}
+	theirs := func(peers int) *networkingv1.NetworkPolicy {
+		policy := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{PolicyTypes: policyTypes[:1], Ingress: []networkingv1.NetworkPolicyIngressRule{{}}}}
+		for i := range peers {
+			policy.Spec.Ingress[0].From = append(policy.Spec.Ingress[0].From, networkingv1.NetworkPolicyPeer{
+				IPBlock: &networkingv1.IPBlock{CIDR: fmt.Sprintf("10.%d.%d.%d/32", 1+i/25600, i/256%256, i%256)},
+			})
+		}
+		return policy
+	}
+	g.Expect(opens(theirs(100), ours, "shop", new(mostWeighed))).To(BeEmpty())
+	left := mostWeighed
+	g.Expect(opens(theirs(1000), ours, "shop", &left)).To(ConsistOf("ingress"))
+	g.Expect(opens(theirs(1), ours, "shop", &left)).To(ConsistOf("ingress"), "there is nothing left for any")
+}
+
+// A look at a thousand applications in one namespace takes about as much as there is to see.
+func TestLookIsBounded(t *testing.T) {
+	app, seen := crowd(1000, 3, 0, 0)
+	model, _ := Resolve(app, Facts{})
+	desired := model.NetworkPolicies()
+	NewWithT(t).Expect(testing.AllocsPerRun(1, func() { Look(app, model, desired, seen) })).To(BeNumerically("<", 100_000))
+}
+
+// What is ours and goes only later, as long as a name is taken, is not put back: what somebody opens by it is said.
+func TestWhatIsKeptForAWhileIsLookedAt(t *testing.T) {
+	g := NewWithT(t)
+	old := shop()
+	old.Spec.Tiers[0].Name, old.Spec.Flows = "old", nil
+	kept := written(old)
+	foreign(named(kept, "shop-db"))
+	app := shop()
+	model, _ := Resolve(app, Facts{})
+	look := func() []Problem {
+		var seen Seen
+		for _, policy := range kept {
+			seen.Policies = append(seen.Policies, *policy)
+		}
+		seen.Pods = []corev1.Pod{{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Labels: map[string]string{"tier": "web"}}}}
+		return Look(app, model, desiredOf(app), seen).Problems
+	}
+	exclusive := HaveField("Condition", v1alpha1.ConditionExclusive)
+	g.Expect(steps(NewPlan(app, desiredOf(app), kept))).NotTo(ContainSubstring("shop-old"))
+	g.Expect(look()).NotTo(ContainElement(exclusive))
+	named(kept, "shop-old").Spec.Ingress = []networkingv1.NetworkPolicyIngressRule{{}}
+	g.Expect(look()).To(ContainElement(And(exclusive, HaveField("Message", HavePrefix("NetworkPolicy shop-old opens what is not declared: ingress of tier web")))))
+}
