@@ -254,7 +254,9 @@ func drawPatch(random *rand.Rand, policy *networkingv1.NetworkPolicy) []byte {
 // ourAnnotations are those that are ours to restore.
 func ourAnnotations(policy *networkingv1.NetworkPolicy) map[string]string {
 	found := maps.Clone(policy.Annotations)
-	maps.DeleteFunc(found, func(key, _ string) bool { return key != isolation.AnnotationRules })
+	maps.DeleteFunc(found, func(key, _ string) bool {
+		return key != isolation.AnnotationRules && key != isolation.AnnotationSpecHash
+	})
 	return found
 }
 

@@ -10,12 +10,14 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
@@ -104,6 +106,28 @@ var _ = Describe("a change wakes", Ordered, func() {
 		policy.Spec.Ingress = append(policy.Spec.Ingress, networkingv1.NetworkPolicyIngressRule{})
 		Expect(k8s.Update(ctx, &policy)).To(Succeed())
 		woken.expect("finance/ledger", "shop/sends-to-namespace")
+	})
+
+	It("those that name KubeAPIServer when there is one more, and who looks at their policies; nobody for other EndpointSlices", func() {
+		slice := func(service string) *discoveryv1.EndpointSlice {
+			return &discoveryv1.EndpointSlice{
+				ObjectMeta:  metav1.ObjectMeta{Namespace: metav1.NamespaceDefault, Name: "wakes-" + service, Labels: map[string]string{discoveryv1.LabelServiceName: service}},
+				AddressType: discoveryv1.AddressTypeIPv4,
+				Endpoints:   []discoveryv1.Endpoint{{Addresses: []string{"192.0.2.78"}}},
+				Ports:       []discoveryv1.EndpointPort{{Port: new(int32(6443))}},
+			}
+		}
+		woken.forget()
+		create(slice("another"))
+		woken.expect()
+		woken.forget()
+		create(slice(isolation.APIServerService))
+		woken.expect("others/asks-api-server", "others/alone")
+		woken.forget()
+		for _, service := range []string{"another", isolation.APIServerService} {
+			Expect(k8s.Delete(ctx, slice(service))).To(Succeed())
+		}
+		woken.expect("others/asks-api-server", "others/alone")
 	})
 
 	It("nobody when an application's status is written, or an object that nobody names", func() {
