@@ -291,7 +291,15 @@ func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 		return policy.Annotations[AnnotationSpecHash] == specHash(policy.Spec) // nobody puts it back before it goes
 	}
 	return slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool {
-		theirs := owner != nil && owner.UID == other.UID || owner == nil && isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
-		return theirs && other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
+		isInForce := other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
+		return isInForce && isAnothers(other, owner, policy)
 	})
+}
+
+// isAnothers says whether a policy with that controller, or none, is another application's.
+func isAnothers(other *v1alpha1.AppIsolation, owner *metav1.OwnerReference, policy *networkingv1.NetworkPolicy) bool {
+	if owner != nil {
+		return owner.UID == other.UID
+	}
+	return isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
 }

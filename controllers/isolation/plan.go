@@ -92,7 +92,7 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 			put(v1alpha1.OperationDelete, have)
 		}
 	}
-	if len(again)+len(plan.Conflicts) > 1 || len(first) > 0 && wasProgrammed(app) { // the tiers' own lack more
+	if lacksMore(app, first, again, plan.Conflicts) {
 		again, defaultDeny = parted(again, defaultDeny, isDefaultDeny)
 	}
 	plan.Steps = [][]Change{append(first, again...), updates}
@@ -101,6 +101,12 @@ func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.Netwo
 	}
 	plan.Steps = slices.DeleteFunc(plan.Steps, func(step []Change) bool { return len(step) == 0 })
 	return plan
+}
+
+// lacksMore says whether somebody took more away than the default deny: what is put back then, or created though it was
+// there, are tiers' own policies.
+func lacksMore(app *v1alpha1.AppIsolation, created, again []Change, conflicts []Conflict) bool {
+	return len(again)+len(conflicts) > 1 || len(created) > 0 && wasProgrammed(app)
 }
 
 // parted moves those changes to the others of which this is true.
