@@ -183,7 +183,7 @@ release: image ## Make all that a release publishes, in dist/release, and check 
 	go run ./hack/release seal dist/release
 	go run ./hack/release check dist/release $(VERSION) $(IMG)
 
-# Not part of "make test": to compile what a minor takes is five minutes on two cores.
+# Not part of "make test": to compile what a minor takes is ten minutes on two cores.
 .PHONY: compat
 compat: $(MINORS:%=compat-%) ## Run the tests that need an API server, and OLM's, on older Kubernetes minors (MINORS="1.34 1.35 1.36")
 
