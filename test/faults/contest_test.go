@@ -195,9 +195,9 @@ func TestF10TakenAndFreed(t *testing.T) {
 	app := application(t, namespace(t), "shop", twoTiers)
 	create(t, app)
 	becomesCurrent(t, app)
-	since := audit.now(t)
+	since, place := audit.now(t), app.Namespace
 	taken := func() *networkingv1.NetworkPolicy {
-		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: "shop-a"}}
+		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: place, Name: "shop-a"}}
 	}
 	stop := again(t, 60, func(ctx context.Context, _ int) error {
 		if err := k8s.Create(ctx, taken()); err == nil {
