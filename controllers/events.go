@@ -25,7 +25,8 @@ const (
 const maxNote = 1024
 
 // announceWrites says what was written: every edit of somebody else's that was undone by itself, all other writes of a
-// reconcile together. An event that repeats is only counted, unless it is about another policy: so each names one.
+// reconcile together. An event that repeats is only counted, unless it is about another policy: so each names one. Of a new
+// application the first status names every policy; an event would say no more, and cost as much as another policy.
 func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 	var others []isolation.Change
 	for _, change := range done.written {
@@ -36,7 +37,7 @@ func (r *Reconciler) announceWrites(app *v1alpha1.AppIsolation, done outcome) {
 		}
 		others = append(others, change)
 	}
-	if len(others) > 0 {
+	if isNew := app.Status.ObservedGeneration == 0; len(others) > 0 && !isNew {
 		r.event(app, others[0].Policy, corev1.EventTypeNormal, eventPoliciesWritten, string(others[0].Operation), written(others))
 	}
 }

@@ -1,7 +1,10 @@
 package controllers
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -88,10 +91,8 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make the manager: %w", err)
 	}
-	for check, add := range map[string]func(string, healthz.Checker) error{"healthz": mgr.AddHealthzCheck, "readyz": mgr.AddReadyzCheck} {
-		if err := add(check, healthz.Ping); err != nil {
-			return nil, fmt.Errorf("add the check %s: %w", check, err)
-		}
+	if err := errors.Join(mgr.AddHealthzCheck("healthz", healthz.Ping), mgr.AddReadyzCheck("caches", areFull(mgr.GetCache()))); err != nil {
+		return nil, fmt.Errorf("add the probes: %w", err)
 	}
 	check, err := newEnforcement(mgr, options)
 	if err != nil {
@@ -114,6 +115,18 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 		return nil, err
 	}
 	return mgr, nil
+}
+
+// areFull holds once the caches have all that there is: only then can a replica take over at once.
+func areFull(caches cache.Cache) healthz.Checker {
+	return func(req *http.Request) error {
+		ctx, cancel := context.WithTimeout(req.Context(), 100*time.Millisecond) // it waits; who asks does not
+		defer cancel()
+		if !caches.WaitForCacheSync(ctx) {
+			return errors.New("the caches are not full yet: see in the log what may not be read, or cannot")
+		}
+		return nil
+	}
 }
 
 func newScheme() (*runtime.Scheme, error) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,7 +37,9 @@ var (
 		"NetworkPolicies that exist with the label of an AppIsolation or of an IsolationProfile.", nil, nil)
 )
 
-func init() { metrics.Registry.MustRegister(policyWrites, driftUndone) }
+func init() {
+	metrics.Registry.MustRegister(policyWrites, driftUndone, collectors.NewBuildInfoCollector())
+}
 
 // Metrics are all of the operator's own, as a scrape finds them.
 func Metrics(reader client.Reader) []prometheus.Collector {

@@ -30,6 +30,18 @@ func BenchmarkTranslate(b *testing.B) {
 	}
 }
 
+// BenchmarkCrowded is the declaration that takes longest: its 32 tiers name as many of another application 1,024 times, and
+// none of those consents.
+func BenchmarkCrowded(b *testing.B) {
+	app, facts := crowded(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, problems := Resolve(app, facts); len(problems) == 0 {
+			b.Fatal("somebody consents")
+		}
+	}
+}
+
 func translate(b *testing.B, app *v1alpha1.AppIsolation) {
 	model, problems := Resolve(app, Facts{})
 	if len(problems) > 0 || len(model.NetworkPolicies()) != len(app.Spec.Tiers) {

@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -80,6 +81,69 @@ func TestResolveIsBounded(t *testing.T) {
 			g.Expect(named).To(HaveLen(64), "no entry passes for paired")
 		})
 	}
+}
+
+// longSelector is as long as the API allows, or nearly: 16 KB that a tier may have.
+func longSelector(name string) v1alpha1.LabelSelector {
+	var selector v1alpha1.LabelSelector
+	for i := range 16 {
+		requirement := v1alpha1.LabelSelectorRequirement{Key: fmt.Sprint("key-", i), Operator: metav1.LabelSelectorOpIn}
+		for j := range 16 {
+			requirement.Values = append(requirement.Values, v1alpha1.LabelValue(fmt.Sprintf("%02d-%s-%060d", j, name, 0)[:63]))
+		}
+		selector.MatchExpressions = append(selector.MatchExpressions, requirement)
+	}
+	return selector
+}
+
+// A declaration of some hundred kilobytes could become policies of gigabytes, by which one tenant would take the memory of
+// all. It is refused, with a bounded effort; what was put in force before stays. The largest of usual selectors is taken.
+func TestPoliciesAreBounded(t *testing.T) {
+	for name, widen := range map[string]func(us *v1alpha1.AppIsolation, facts Facts){
+		"own selectors": func(us *v1alpha1.AppIsolation, _ Facts) {
+			us.Spec.Egress, us.Spec.Flows = nil, []v1alpha1.Flow{{From: v1alpha1.EveryTier, To: v1alpha1.EveryTier}}
+			for i := range us.Spec.Tiers {
+				us.Spec.Tiers[i].PodSelector = longSelector(string(us.Spec.Tiers[i].Name))
+			}
+		},
+		"other applications' selectors": func(_ *v1alpha1.AppIsolation, facts Facts) {
+			for _, them := range facts.Apps {
+				for i := range them.Tiers {
+					them.Tiers[i].PodSelector = longSelector(string(them.Tiers[i].Name))
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := NewWithT(t)
+			app, facts := crowded(1)
+			widen(app, facts)
+			var model Model
+			var problems []Problem
+			g.Expect(testing.AllocsPerRun(1, func() { model, problems = Resolve(app, facts) })).To(BeNumerically("<", 10_000_000))
+			g.Expect(model.Edges).To(BeEmpty())
+			g.Expect(problems).To(HaveLen(32), "each tier")
+			g.Expect(problems[1]).To(And(
+				HaveField("Condition", v1alpha1.ConditionAccepted), HaveField("Reason", v1alpha1.ReasonInvalid), HaveField("Path", "spec.tiers[1]"),
+				HaveField("Message", MatchRegexp(`^spec\.tiers\[1\]: Invalid value: "t1": the rules of this tier's policy would have \d+\.\d MB, and 1 MB is the most: `)),
+			))
+		})
+	}
+	t.Run("usual selectors", func(t *testing.T) {
+		g := NewWithT(t)
+		app, facts := crowded(32)
+		for key, them := range facts.Apps {
+			for i := range them.Tiers {
+				them.Tiers[i].PodSelector.MatchLabels["app"] += v1alpha1.LabelValue(key.Name) // else equal rules would be one
+			}
+		}
+		model, _ := Resolve(app, facts)
+		for _, policy := range model.NetworkPolicies() {
+			text, err := json.Marshal(policy.Spec)
+			g.Expect(err).NotTo(HaveOccurred())
+			g.Expect(len(text)).To(And(BeNumerically(">", 250_000), BeNumerically("<", mostBytes)))
+		}
+	})
 }
 
 // A policy of others that would take too long to weigh counts as opening; one that can be weighed is.

@@ -39,11 +39,15 @@ func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
 		return Model{}, problems
 	}
 	r := resolver{app: app, facts: facts}
+	edges := slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())
+	if problems := tooLarge(&app.Spec, edges); len(problems) > 0 {
+		return Model{}, problems
+	}
 	model := Model{
 		Namespace: app.Namespace,
 		Name:      app.Name,
 		Tiers:     tiers(&app.Spec),
-		Edges:     sortedEdges(slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())),
+		Edges:     sortedEdges(edges),
 		DenyRest:  app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace,
 	}
 	return model, r.sortedProblems(model.Edges)
