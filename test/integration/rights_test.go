@@ -17,6 +17,8 @@ import (
 
 const refusal = "%s has to be allowed to %s networkpolicies.networking.k8s.io in %s, as this %s has the operator do it: ask for a role that allows it"
 
+var nobodysOwner = metav1.OwnerReference{APIVersion: "v1", Kind: "ConfigMap", Name: "nobody", UID: "nobody"}
+
 // Whoever may write a declaration is given rights on NetworkPolicies, or not, and tries.
 var _ = Describe("the rights that a declaration takes", Ordered, func() {
 	var namespace string
@@ -32,7 +34,7 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 		Eventually(inForce).Should(HaveOccurred())
 	})
 
-	// attempt is one of the three things that can be done to a declaration.
+	// attempt is one of the things that can be done to a declaration.
 	type attempt struct {
 		verb, takes string
 		do          func(client.Client, *v1alpha1.AppIsolation) error
@@ -48,6 +50,17 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 			return c.Update(ctx, changed, client.DryRunAll)
 		}},
 		{"delete", "delete", func(c client.Client, app *v1alpha1.AppIsolation) error { return c.Delete(ctx, app, client.DryRunAll) }},
+		// The garbage collector would delete what has an owner that is not there.
+		{"create owned", "create, delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
+			fresh := application(app.Namespace, "fresh", twoTiers)
+			fresh.OwnerReferences = []metav1.OwnerReference{nobodysOwner}
+			return c.Create(ctx, fresh, client.DryRunAll)
+		}},
+		{"own", "delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
+			owned := app.DeepCopy()
+			owned.OwnerReferences = []metav1.OwnerReference{nobodysOwner}
+			return c.Update(ctx, owned, client.DryRunAll)
+		}},
 	}
 	for i, c := range []struct {
 		verbs []string
@@ -56,10 +69,10 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 	}{
 		{nil, nil},
 		{[]string{"create"}, []string{"create"}},
-		{[]string{"update", "delete"}, []string{"delete"}},
-		{[]string{"create", "delete"}, []string{"create", "delete"}},
+		{[]string{"update", "delete"}, []string{"delete", "own"}},
+		{[]string{"create", "delete"}, []string{"create", "delete", "create owned", "own"}},
 		{[]string{"create", "update", "patch", "get"}, []string{"create"}},
-		{[]string{"create", "update", "delete"}, []string{"create", "change", "delete"}},
+		{[]string{"create", "update", "delete"}, []string{"create", "change", "delete", "create owned", "own"}},
 	} {
 		It(fmt.Sprintf("are those on NetworkPolicies: with %v one may %v", c.verbs, c.may), func() {
 			name := fmt.Sprintf("somebody-%d", i)
