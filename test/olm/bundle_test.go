@@ -152,16 +152,22 @@ func find(schema apiextensionsv1.JSONSchemaProps, path string) error {
 	return nil
 }
 
-// The catalog's template has to name the bundle that is here.
+// The catalog's template has to end with the bundle that is here, and upgrade what is older.
 func TestCatalogOffersTheBundle(t *testing.T) {
 	g := NewWithT(t)
-	catalog := readTemplate(t)
-	g.Expect(catalog.channel().Entries).To(ContainElement(HaveField("Name", readBundle(t, root+"/bundle").CSV.Name)))
-	g.Expect(catalog.Entries[0].Name).To(Equal("appisolation"))
+	catalog, csv := readTemplate(t), readBundle(t, root+"/bundle").CSV
+	g.Expect(catalog.channel().Entries).To(HaveEach(HaveField("Name", HavePrefix("appisolation.v"))))
+	g.Expect(catalog.channel().Entries[len(catalog.channel().Entries)-1]).To(Equal(entry{
+		Name: csv.Name, Replaces: csv.Spec.Replaces, SkipRange: "<" + csv.Spec.Version.String(),
+	}))
+	g.Expect(catalog.Entries).To(ContainElement(And(HaveField("Schema", "olm.bundle"), HaveField("Image", HaveSuffix("appisolation-bundle:v"+csv.Spec.Version.String())))))
 }
 
 // template is what config/catalog has for opm.
-type template struct{ Entries []blob }
+type template struct {
+	Schema  string `json:"schema"`
+	Entries []blob `json:"entries"`
+}
 
 // blob is one of a file-based catalog.
 type blob struct {
@@ -174,8 +180,9 @@ type blob struct {
 }
 
 type entry struct {
-	Name     string `json:"name"`
-	Replaces string `json:"replaces,omitempty"`
+	Name      string `json:"name"`
+	Replaces  string `json:"replaces,omitempty"`
+	SkipRange string `json:"skipRange,omitempty"`
 }
 
 func readTemplate(t *testing.T) template {
@@ -191,4 +198,14 @@ func readTemplate(t *testing.T) template {
 func (c template) channel() *blob {
 	i := slices.IndexFunc(c.Entries, func(b blob) bool { return b.Schema == "olm.channel" })
 	return &c.Entries[i]
+}
+
+// only is the template with nothing but its newest release, which has another name and image here.
+func (c template) only(release, image string) template {
+	channel := c.channel()
+	newest := channel.Entries[len(channel.Entries)-1]
+	newest.Name = release
+	channel.Entries = []entry{newest}
+	c.Entries = append(slices.DeleteFunc(c.Entries, func(b blob) bool { return b.Schema == "olm.bundle" }), blob{Schema: "olm.bundle", Image: image})
+	return c
 }

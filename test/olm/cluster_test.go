@@ -2,15 +2,25 @@ package olm
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
+	"log"
 	"net"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/crane"
+	"github.com/google/go-containerregistry/pkg/registry"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	. "github.com/onsi/gomega"
 	operatorsv1 "github.com/operator-framework/api/pkg/operators/v1"
 	"github.com/operator-framework/api/pkg/operators/v1alpha1"
@@ -126,40 +136,82 @@ func (c cluster) runPods(t *testing.T) {
 	}
 }
 
-// serve offers bundles, in the order of their upgrades, and returns the address.
-func (c cluster) serve(t *testing.T, bundles ...string) (address string) {
+// serve offers a release as the catalog's template does, and returns the address.
+func (c cluster) serve(t *testing.T, bundle string) (address string) {
 	t.Helper()
 	g := NewWithT(t)
 	dir := t.TempDir()
-	catalog := readTemplate(t)
-	catalog.channel().Entries = nil
-	var text []byte
-	for i, bundle := range bundles {
-		entry := entry{Name: readBundle(t, bundle).CSV.Name}
-		if i > 0 {
-			entry.Replaces = catalog.channel().Entries[i-1].Name
-		}
-		catalog.channel().Entries = append(catalog.channel().Entries, entry)
-		rendered, err := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), "render", bundle).Output()
-		g.Expect(err).NotTo(HaveOccurred())
-		text = append(text, rendered...)
-	}
-	for _, blob := range catalog.Entries {
-		if blob.Schema != "olm.bundle" {
-			text = append(text, marshal(g, blob)...)
-		}
-	}
-	g.Expect(os.WriteFile(filepath.Join(dir, "catalog.json"), text, 0o600)).To(Succeed())
-	output, err := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), "validate", dir).CombinedOutput()
-	g.Expect(err).NotTo(HaveOccurred(), string(output))
+	template := filepath.Join(t.TempDir(), "template.json")
+	offered := readTemplate(t).only(readBundle(t, bundle).CSV.Name, push(t, bundle))
+	g.Expect(os.WriteFile(template, marshal(g, offered), 0o600)).To(Succeed())
+	rendered := c.opm(t, "alpha", "render-template", "basic", "--use-http", "--output=json", template)
+	g.Expect(os.WriteFile(filepath.Join(dir, "catalog.json"), unpacked(g, rendered), 0o600)).To(Succeed())
+	c.opm(t, "validate", dir)
 
-	address, err = controlplane.FreeAddress()
+	address, err := controlplane.FreeAddress()
 	g.Expect(err).NotTo(HaveOccurred())
 	_, port, err := net.SplitHostPort(address)
 	g.Expect(err).NotTo(HaveOccurred())
 	c.start(t, "opm", "serve", dir, "--port="+port, "--pprof-addr=", "--termination-log="+filepath.Join(c.plane.Dir, "opm.termination"),
 		"--cache-dir="+t.TempDir(), "--cache-enforce-integrity=false")
 	return address
+}
+
+// opm is what it prints. It pulls no image without a policy, which podman's packages bring.
+func (c cluster) opm(t *testing.T, args ...string) []byte {
+	t.Helper()
+	g, config := NewWithT(t), t.TempDir()
+	policy := filepath.Join(config, "containers", "policy.json")
+	g.Expect(os.MkdirAll(filepath.Dir(policy), 0o700)).To(Succeed())
+	g.Expect(os.WriteFile(policy, []byte(`{"default": [{"type": "insecureAcceptAnything"}]}`), 0o600)).To(Succeed())
+	var words bytes.Buffer
+	command := exec.CommandContext(t.Context(), filepath.Join(c.binaries, "opm"), args...)
+	command.Env, command.Stderr = append(os.Environ(), "XDG_CONFIG_HOME="+config), &words
+	output, err := command.Output()
+	g.Expect(err).NotTo(HaveOccurred(), "%s: %s", args, &words)
+	return output
+}
+
+// unpacked is a catalog whose bundles have no image: OLM takes their objects from the catalog then, and needs no pod that
+// unpacks one. There is no node that would run it.
+func unpacked(g Gomega, catalog []byte) []byte {
+	var text []byte
+	for blobs := json.NewDecoder(bytes.NewReader(catalog)); blobs.More(); {
+		var blob map[string]any
+		g.Expect(blobs.Decode(&blob)).To(Succeed())
+		if blob["schema"] == "olm.bundle" {
+			delete(blob, "image")
+		}
+		text = append(text, marshal(g, blob)...)
+	}
+	return text
+}
+
+// push brings a bundle to a registry of its own, as an image like the one that docker makes of bundle.Dockerfile.
+func push(t *testing.T, bundle string) (reference string) {
+	t.Helper()
+	g := NewWithT(t)
+	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	files, labels := map[string][]byte{}, map[string]string{}
+	g.Expect(fs.WalkDir(os.DirFS(bundle), ".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		files[path], err = os.ReadFile(filepath.Join(bundle, path))
+		return err
+	})).To(Succeed())
+	for _, label := range regexp.MustCompile(`(?m)^LABEL (\S+)=(.*)$`).FindAllStringSubmatch(string(files["bundle.Dockerfile"]), -1) {
+		labels[label[1]] = label[2]
+	}
+	delete(files, "bundle.Dockerfile")
+	image, err := crane.Image(files)
+	g.Expect(err).NotTo(HaveOccurred())
+	image, err = mutate.Config(image, v1.Config{Labels: labels})
+	g.Expect(err).NotTo(HaveOccurred())
+	reference = strings.TrimPrefix(server.URL, "http://") + "/appisolation-bundle:test"
+	g.Expect(crane.Push(image, reference)).To(Succeed())
+	return reference
 }
 
 // operator is a process of it, and what it has to say.

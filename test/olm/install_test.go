@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/blang/semver/v4"
 	. "github.com/onsi/gomega"
 	"github.com/operator-framework/api/pkg/operators/v1alpha1"
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,6 +24,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	appisolationv1alpha1 "github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -33,11 +35,12 @@ const patience = 2 * time.Minute
 // One story: each part begins where the one before has ended.
 func TestLifecycle(t *testing.T) {
 	c := startCluster(t)
+	older := olderRelease(t)
 	c.create(t, &v1alpha1.CatalogSource{
 		ObjectMeta: metav1.ObjectMeta{Namespace: lifecycle, Name: "catalog"},
-		Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, root+"/bundle")},
+		Spec:       v1alpha1.CatalogSourceSpec{SourceType: v1alpha1.SourceTypeGrpc, Address: c.serve(t, older)},
 	})
-	testInstall(t, c, readBundle(t, root+"/bundle").CSV.Name)
+	testInstall(t, c, readBundle(t, older).CSV.Name)
 	process := c.startOperator(t)
 	testExamples(t, c)
 	c.create(t,
@@ -54,8 +57,8 @@ func TestLifecycle(t *testing.T) {
 		},
 	)
 	testRights(t, c)
-	process, release := testUpgrade(t, c, process)
-	testUninstall(t, c, process, release)
+	process = testUpgrade(t, c, process, older)
+	testUninstall(t, c, process)
 }
 
 // testInstall applies what docs/olm.md says.
@@ -143,25 +146,23 @@ func testRights(t *testing.T, c cluster) {
 	}
 }
 
-// testUpgrade puts the next release into the catalog, with a column more in the table of applications. It returns the
-// operator of that release, and its name.
-func testUpgrade(t *testing.T, c cluster, process operator) (operator, string) {
+// testUpgrade puts the release that is here into the catalog, and returns its operator.
+func testUpgrade(t *testing.T, c cluster, process operator, older string) operator {
 	g := NewWithT(t)
 	before, account := c.policies(t), c.account(t)
-	next := nextRelease(t)
-	release := readBundle(t, next).CSV
+	release := readBundle(t, root+"/bundle").CSV
 
 	var catalog v1alpha1.CatalogSource
 	g.Expect(c.Get(t.Context(), client.ObjectKey{Namespace: lifecycle, Name: "catalog"}, &catalog)).To(Succeed())
-	catalog.Spec.Address = c.serve(t, root+"/bundle", next)
+	catalog.Spec.Address = c.serve(t, root+"/bundle")
 	g.Expect(c.Update(t.Context(), &catalog)).To(Succeed())
 	g.Eventually(c.phase(t, release.Name)).WithTimeout(patience).Should(HavePrefix("Succeeded"))
-	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, release.Spec.Replaces)).WithTimeout(patience).Should(BeTrue())
+	g.Eventually(c.gone(t, &v1alpha1.ClusterServiceVersion{}, system, readBundle(t, older).CSV.Name)).WithTimeout(patience).Should(BeTrue())
 	g.Eventually(c.plans).WithArguments(t).WithTimeout(patience).Should(HaveEach(v1alpha1.InstallPlanPhaseComplete))
 	g.Expect(c.deployment(t).Spec.Template.Spec.Containers[0].Image).To(Equal(imageOf(release)))
 	var crd apiextensionsv1.CustomResourceDefinition
 	g.Expect(c.Get(t.Context(), client.ObjectKey{Name: "appisolations.appisolation.io"}, &crd)).To(Succeed())
-	g.Expect(crd.Spec.Versions[0].AdditionalPrinterColumns).To(ContainElement(HaveField("Name", "Next")))
+	g.Expect(crd.Spec.Versions[0].AdditionalPrinterColumns).To(Equal(applications(t, root+"/bundle").Spec.Versions[0].AdditionalPrinterColumns))
 	g.Expect(c.account(t)).To(Equal(account), "it is the same, so a token of the old pods' is good while they last")
 
 	g.Expect(process.Stop()).To(Succeed()) // and so lets the next one lead
@@ -173,7 +174,7 @@ func testUpgrade(t *testing.T, c cluster, process operator) (operator, string) {
 	delete(after, "default/after-upgrade-web")
 	g.Expect(after).To(Equal(before), "not one was rewritten: resource versions are the same too")
 	testRights(t, c)
-	return process, release.Name
+	return process
 }
 
 func application(name string) *appisolationv1alpha1.AppIsolation {
@@ -190,27 +191,37 @@ func application(name string) *appisolationv1alpha1.AppIsolation {
 	}
 }
 
-// nextRelease is a copy of the bundle that says that it is one version later.
-func nextRelease(t *testing.T) (dir string) {
+// olderRelease is a copy of the bundle that says that it is a candidate for it, with a column less in the table of
+// applications.
+func olderRelease(t *testing.T) (dir string) {
 	t.Helper()
 	g := NewWithT(t)
 	dir = t.TempDir()
 	g.Expect(os.CopyFS(dir, os.DirFS(root+"/bundle"))).To(Succeed())
 	csv := readBundle(t, dir).CSV
-	version := csv.Spec.Version.Version
-	g.Expect(version.IncrementMinor()).To(Succeed())
-	csv.Spec.Replaces, csv.Spec.Version.Version = csv.Name, version
-	csv.Name = "appisolation.v" + version.String()
-	csv.Spec.InstallStrategy.StrategySpec.DeploymentSpecs[0].Spec.Template.Spec.Containers[0].Image = imageOf(csv) + "-next"
-	g.Expect(os.WriteFile(filepath.Join(dir, "manifests", "appisolation.clusterserviceversion.yaml"), marshal(g, csv), 0o600)).To(Succeed())
-	path := filepath.Join(dir, "manifests", "appisolation.io_appisolations.yaml")
-	text, err := os.ReadFile(path)
+	version, err := semver.Parse(csv.Spec.Version.String() + "-rc.1")
 	g.Expect(err).NotTo(HaveOccurred())
-	const columns = "  - additionalPrinterColumns:\n"
-	before, after, found := strings.Cut(string(text), columns)
-	g.Expect(found).To(BeTrue())
-	g.Expect(os.WriteFile(path, []byte(before+columns+"    - {name: Next, type: string, jsonPath: .spec.mode}\n"+after), 0o600)).To(Succeed())
+	csv.Spec.Replaces, csv.Spec.Version.Version = "", version
+	csv.Name = "appisolation.v" + version.String()
+	csv.Spec.InstallStrategy.StrategySpec.DeploymentSpecs[0].Spec.Template.Spec.Containers[0].Image = imageOf(csv) + "-rc.1"
+	g.Expect(os.WriteFile(filepath.Join(dir, "manifests", "appisolation.clusterserviceversion.yaml"), marshal(g, csv), 0o600)).To(Succeed())
+	crd := applications(t, dir)
+	crd.Spec.Versions[0].AdditionalPrinterColumns = crd.Spec.Versions[0].AdditionalPrinterColumns[1:]
+	g.Expect(os.WriteFile(filepath.Join(dir, definition), marshal(g, crd), 0o600)).To(Succeed())
 	return dir
+}
+
+// definition is the file of a bundle that has the CustomResourceDefinition of applications.
+const definition = "manifests/appisolation.io_appisolations.yaml"
+
+func applications(t *testing.T, bundle string) *apiextensionsv1.CustomResourceDefinition {
+	t.Helper()
+	g := NewWithT(t)
+	text, err := os.ReadFile(filepath.Join(bundle, definition))
+	g.Expect(err).NotTo(HaveOccurred())
+	var crd apiextensionsv1.CustomResourceDefinition
+	g.Expect(yaml.Unmarshal(text, &crd)).To(Succeed())
+	return &crd
 }
 
 // imageOf is the operator's.
@@ -219,7 +230,7 @@ func imageOf(csv *v1alpha1.ClusterServiceVersion) string {
 }
 
 // testUninstall runs the commands of docs/olm.md, and finds what it says.
-func testUninstall(t *testing.T, c cluster, process operator, release string) {
+func testUninstall(t *testing.T, c cluster, process operator) {
 	g := NewWithT(t)
 	g.SetDefaultEventuallyTimeout(patience)
 	commands := page(g, "Uninstall", "sh")
@@ -233,7 +244,7 @@ func testUninstall(t *testing.T, c cluster, process operator, release string) {
 	g.Eventually(c.rbac).WithArguments(t).Should(ConsistOf(slices.Concat(bundled(t), made)), "the operator's ClusterRole is gone")
 	g.Expect(c.policies(t)).To(Equal(before), "they stay in force")
 
-	testInstall(t, c, release)
+	testInstall(t, c, readBundle(t, root+"/bundle").CSV.Name)
 	process = c.startOperator(t)
 	c.create(t, application("again"))
 	g.Eventually(c.policies).WithArguments(t).Should(HaveKey("default/again-web"))
