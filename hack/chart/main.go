@@ -185,6 +185,8 @@ func objectTemplate(object *resource.Resource) (string, error) {
 	case "CustomResourceDefinition":
 		annotations, _ := lookUp(content, "metadata")["annotations"].(map[string]any)
 		annotations["helm.sh/resource-policy"] = "keep"
+	case "ServiceMonitor", "PrometheusRule":
+		lookUp(content, "metadata", "labels")["more"] = "<more prometheus.labels>"
 	case "Deployment":
 		if err := putValues(content); err != nil {
 			return "", err
@@ -200,11 +202,11 @@ func objectTemplate(object *resource.Resource) (string, error) {
 }
 
 // putValues puts placeholders where the Deployment has values: of text, of YAML, of YAML that may be missing, and of
-// further elements of a list.
+// further elements of a list or a map.
 func putValues(deployment map[string]any) error {
 	lookUp(deployment, "spec")["replicas"] = "<value replicas>"
 	pod := lookUp(deployment, "spec", "template", "spec")
-	for _, name := range []string{"affinity", "imagePullSecrets", "nodeSelector", "priorityClassName", "tolerations"} {
+	for _, name := range []string{"affinity", "imagePullSecrets", "nodeSelector", "priorityClassName", "tolerations", "volumes"} {
 		if _, there := pod[name]; there {
 			return errors.New("config/manager has a value for " + name + ", which would be lost")
 		}
@@ -218,6 +220,7 @@ func putValues(deployment map[string]any) error {
 	manager["image"] = "<image>"
 	manager["imagePullPolicy"] = "<optional image.pullPolicy>"
 	manager["resources"] = "<yaml resources>"
+	manager["volumeMounts"] = "<optional volumeMounts>"
 	args, _ := manager["args"].([]any)
 	manager["args"] = append(args, "<more extraArgs>")
 	return nil

@@ -151,9 +151,12 @@ func installsTheSame(g Gomega, install map[string]any, want map[string]*unstruct
 func TestValuesReachThePod(t *testing.T) {
 	g := NewWithT(t)
 	digest := "sha256:" + strings.Repeat("0", 64)
-	deployment := templated(g, "replicas=3", "image.repository=registry.example/a", "image.digest="+digest, "image.pullPolicy=Always",
+	objects := templated(g, "replicas=3", "image.repository=registry.example/a", "image.digest="+digest, "image.pullPolicy=Always",
 		"imagePullSecrets[0].name=pull", "extraArgs[0]=--zap-log-level=debug", "nodeSelector.disk=ssd", "tolerations[0].operator=Exists",
-		"affinity.nodeAffinity.x=y", "priorityClassName=high", "resources.limits.memory=1Gi")["Deployment appisolation-system/appisolation-manager"]
+		"affinity.nodeAffinity.x=y", "priorityClassName=high", "resources.limits.memory=1Gi",
+		"volumes[0].name=cert", "volumes[0].secret.secretName=cert", "volumeMounts[0].name=cert", "volumeMounts[0].mountPath=/cert",
+		"prometheus.enabled=true", "prometheus.labels.release=stack")
+	deployment := objects["Deployment appisolation-system/appisolation-manager"]
 	g.Expect(deployment).NotTo(BeNil())
 	g.Expect(lookUp(deployment.Object, "spec")).To(HaveKeyWithValue("replicas", BeEquivalentTo(3)))
 	manager := containerOf(g, deployment)
@@ -161,12 +164,16 @@ func TestValuesReachThePod(t *testing.T) {
 		HaveKeyWithValue("image", "registry.example/a@"+digest), HaveKeyWithValue("imagePullPolicy", "Always"),
 		HaveKeyWithValue("args", ConsistOf("manager", "--leader-elect", "--zap-log-level=debug")),
 		HaveKeyWithValue("resources", HaveKeyWithValue("limits", HaveKeyWithValue("memory", "1Gi"))),
+		HaveKeyWithValue("volumeMounts", HaveLen(1)),
 	))
 	g.Expect(lookUp(deployment.Object, "spec", "template", "spec")).To(And(
 		HaveKeyWithValue("nodeSelector", HaveKeyWithValue("disk", "ssd")), HaveKeyWithValue("priorityClassName", "high"),
 		HaveKeyWithValue("tolerations", HaveLen(1)), HaveKeyWithValue("affinity", HaveKey("nodeAffinity")),
-		HaveKeyWithValue("imagePullSecrets", HaveLen(1)),
+		HaveKeyWithValue("imagePullSecrets", HaveLen(1)), HaveKeyWithValue("volumes", HaveLen(1)),
 	))
+	for _, key := range []string{"ServiceMonitor appisolation-system/appisolation", "PrometheusRule appisolation-system/appisolation"} {
+		g.Expect(objects[key].GetLabels()).To(And(HaveKeyWithValue("release", "stack"), HaveKeyWithValue("app.kubernetes.io/name", "appisolation")), key)
+	}
 }
 
 func TestTheReleasesNamespaceIsEverywhere(t *testing.T) {
@@ -184,6 +191,7 @@ func TestValuesThatMeanNothingAreRefused(t *testing.T) {
 		"a digest that is none":         {"image.digest=latest", "digest"},
 		"an argument that is no flag":   {"extraArgs[0]=manager", "extraArgs"},
 		"fewer replicas than none":      {"replicas=-1", "replicas"},
+		"a volume without a name":       {"volumes[0].secret.secretName=cert", "volumes"},
 		"a pull policy that is unknown": {"image.pullPolicy=Sometimes", "pullPolicy"},
 	} {
 		t.Run(name, func(t *testing.T) {
