@@ -50,7 +50,7 @@ SEEDS = 1
 .PHONY: faults
 faults: controlplane ## Break what the operator stands on, at length (an hour and a half; SEEDS=3 for more)
 	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
-	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.race
+	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS) -faults.race
 
 # An input that fails is put into testdata/fuzz of its package, where every "make test" tries it again.
 FUZZTIME = 10m

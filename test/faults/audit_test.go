@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +17,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
 const (
@@ -118,14 +121,12 @@ func (a *auditing) now(t *testing.T) int {
 
 // foreign is an error for every write of the operator's, since the cluster started, that is none of its business.
 func foreign(requests []request) (writes int, err error) {
-	isHome := map[string]bool{}
+	made := inventory{apps: map[string][]string{}}
 	for _, r := range requests {
-		if r.resource() == "appisolations" {
-			isHome[r.ObjectRef.Namespace] = true
-		}
+		made.add(r)
 		if r.isWrite() {
 			writes++
-			if !isBusiness(r, isHome[r.ObjectRef.Namespace]) {
+			if !made.isBusiness(r) {
 				err = errors.Join(err, fmt.Errorf("none of the operator's business: %s", r))
 			}
 		}
@@ -133,43 +134,74 @@ func foreign(requests []request) (writes int, err error) {
 	return writes, err
 }
 
-// isBusiness says whether a write is the operator's business: policies where there is an application, or a profile's
-// baseline; its own statuses, events and lease.
-func isBusiness(r request, home bool) bool {
+// inventory are the names of what people have made so far.
+type inventory struct {
+	apps     map[string][]string // by namespace
+	profiles []string
+}
+
+func (i *inventory) add(r request) {
+	if r.User.Username == account || r.Verb != "create" || r.ResponseStatus.Code != http.StatusCreated {
+		return
+	}
+	switch r.resource() {
+	case "appisolations":
+		i.apps[r.ObjectRef.Namespace] = append(i.apps[r.ObjectRef.Namespace], r.ObjectRef.Name)
+	case "isolationprofiles":
+		i.profiles = append(i.profiles, r.ObjectRef.Name)
+	}
+}
+
+// isBusiness says whether a write is the operator's business: the policies of an application where that is, or a profile's
+// baseline; their statuses, and events about them; the operator's own lease.
+func (i *inventory) isBusiness(r request) bool {
+	apps, ours := i.apps[r.ObjectRef.Namespace], r.ObjectRef.Namespace == "appisolation-system"
 	switch r.resource() {
 	case "networkpolicies":
-		return home || strings.HasSuffix(r.ObjectRef.Name, ".baseline")
+		heads := isolation.Heads(r.ObjectRef.Name)
+		isApps := slices.ContainsFunc(apps, func(app string) bool { return slices.Contains(heads, isolation.Head(app)) })
+		return isApps || slices.ContainsFunc(i.profiles, func(profile string) bool { return r.ObjectRef.Name == isolation.BaselineName(profile) })
 	case "appisolations/status":
-		return home
+		return slices.Contains(apps, r.ObjectRef.Name)
 	case "isolationprofiles/status":
-		return true
+		return slices.Contains(i.profiles, r.ObjectRef.Name)
 	case "events":
-		return home || r.ObjectRef.Namespace == "appisolation-system" || r.ObjectRef.Namespace == metav1.NamespaceDefault // a profile's
+		return len(apps) > 0 || ours || r.ObjectRef.Namespace == metav1.NamespaceDefault // a profile's
 	case "leases":
-		return r.ObjectRef.Namespace == "appisolation-system"
+		return ours
 	}
 	return false
 }
 
 func TestForeignWritesAreSeen(t *testing.T) {
 	line := func(user, verb, resource, namespace, name string) (r request) {
-		r.User.Username, r.Verb = user, verb
+		r.User.Username, r.Verb, r.ResponseStatus.Code = user, verb, http.StatusCreated
 		r.ObjectRef.Resource, r.ObjectRef.Namespace, r.ObjectRef.Name = resource, namespace, name
 		return r
 	}
-	made := line("admin", "create", "appisolations", "shop", "shop")
+	made := []request{
+		line("admin", "create", "appisolations", "shop", "shop"),
+		line("admin", "create", "appisolations", "finance", "ledger"),
+		line("admin", "create", "isolationprofiles", "", "default"),
+		line(account, "create", "appisolations", "mine", "shop"), // if it could
+	}
 	for _, row := range []struct {
 		request
 		fine bool
 	}{
 		{line(account, "update", "networkpolicies", "shop", "shop-a"), true},
 		{line(account, "update", "networkpolicies", "finance", "shop-a"), false},
+		{line(account, "delete", "networkpolicies", "shop", "ledger-a"), false},
+		{line(account, "update", "networkpolicies", "mine", "shop-a"), false},
+		{line(account, "update", "networkpolicies", "elsewhere", "default.baseline"), true},
+		{line(account, "update", "networkpolicies", "elsewhere", "other.baseline"), false},
 		{line(account, "delete", "pods", "shop", "web"), false},
 		{line(account, "update", "appisolations", "shop", "shop"), false},
 		{line(account, "list", "pods", "", ""), true},
 		{line("admin", "delete", "pods", "shop", "web"), true},
 	} {
-		_, err := foreign([]request{made, row.request})
-		NewWithT(t).Expect(err == nil).To(Equal(row.fine), row.String())
+		_, before := foreign(made)
+		_, err := foreign(append(slices.Clone(made), row.request))
+		NewWithT(t).Expect(err.Error() == before.Error()).To(Equal(row.fine), row.String())
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	. "github.com/onsi/gomega"
 	"k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -44,7 +45,35 @@ var hostile = []struct {
 	{"flows in a circle, and to oneself", taken, func(s *v1alpha1.AppIsolationSpec) {
 		s.Flows = append(s.Flows, v1alpha1.Flow{From: "b", To: "a"}, v1alpha1.Flow{From: "a", To: "a"})
 	}},
-	{"32 tiers, everybody to everybody", taken, func(s *v1alpha1.AppIsolationSpec) { everybody(s) }},
+	{"a megabyte of rules from half a megabyte of selectors", invalid, func(s *v1alpha1.AppIsolationSpec) {
+		everybody(s)
+		long := v1alpha1.LabelSelectorRequirement{Operator: metav1.LabelSelectorOpIn}
+		for i := range 16 {
+			long.Values = append(long.Values, v1alpha1.LabelValue(fmt.Sprintf("%063d", i)))
+		}
+		for i := range s.Tiers {
+			for k := range 16 {
+				long.Key = fmt.Sprint("k", k)
+				s.Tiers[i].PodSelector.MatchExpressions = append(s.Tiers[i].PodSelector.MatchExpressions, long)
+			}
+		}
+	}},
+	{"32 tiers, everybody to everybody", taken, everybody},
+	{"as many of everything as there may be", taken, func(s *v1alpha1.AppIsolationSpec) {
+		everybody(s)
+		every := []v1alpha1.TierRef{v1alpha1.EveryTier}
+		for i := range 64 {
+			var peers []v1alpha1.Peer
+			var ports []v1alpha1.Port
+			for j := range 16 {
+				peers = append(peers, v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(fmt.Sprintf("nowhere-%d-%d", i, j))})
+				ports = append(ports, v1alpha1.Port{Port: intstr.FromInt32(int32(1 + 16*i + j))})
+			}
+			name := v1alpha1.EntryName(fmt.Sprint("e", i))
+			s.Ingress = append(s.Ingress, v1alpha1.Ingress{Name: name, From: peers, To: every})
+			s.Egress = append(s.Egress, v1alpha1.Egress{Name: name, From: every, To: peers, Ports: ports})
+		}
+	}},
 }
 
 func label(value string) func(*v1alpha1.AppIsolationSpec) {

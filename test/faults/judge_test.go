@@ -28,7 +28,7 @@ func translation(g Gomega, t *testing.T, app *v1alpha1.AppIsolation) []*networki
 	facts := isolation.Facts{Namespaces: w.Namespaces, Apps: w.Others(app), APIServer: isolation.APIServer(w.APIServer)}
 	facts.Profile, facts.MissingProfile = w.Profile(app.Namespace)
 	model, _ := isolation.Resolve(app, facts)
-	return model.NetworkPolicies()
+	return isolation.NewPlan(app, model.NetworkPolicies(), nil).Desired
 }
 
 // world is what the API server has, an application first.

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"fmt"
 	"net/http"
 	"slices"
 	"testing"
@@ -201,23 +202,33 @@ func TestF16NothingIsMadeForWhoIsGone(t *testing.T) {
 // TestF16TheDefinitionIsDeleted deletes the CustomResourceDefinition: every application, and with them every policy,
 // goes. An operator that runs gets over it.
 func TestF16TheDefinitionIsDeleted(t *testing.T) {
-	long(t, 2*time.Minute)
-	g := NewWithT(t)
-	o := startOperator(t, kubeconfig)
-	app := current(t)
-	definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "appisolations.appisolation.io"}}
-	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(definition), definition)).To(Succeed())
-	remove(t, definition.DeepCopy())
-	eventually(t, 2*time.Minute, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).To(BeEmpty()) })
-	g.Expect(o.running()).To(BeTrue())
-	definition.ResourceVersion, definition.UID, definition.Status = "", "", apiextensionsv1.CustomResourceDefinitionStatus{}
-	create(t, definition)
-	again := application(t, app.Namespace, "shop", twoTiers)
-	eventually(t, time.Minute, func(g Gomega) { g.Expect(k8s.Create(t.Context(), again)).To(Succeed()) })
-	back := time.Now()
-	eventually(t, 2*time.Minute, func(g Gomega) { programmed(g, t, again) })
-	t.Logf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond))
-	settled(t, o, again)
+	long(t, 3*time.Minute)
+	for _, down := range []bool{false, true} {
+		t.Run(fmt.Sprintf("while the operator is down: %v", down), func(t *testing.T) {
+			g := NewWithT(t)
+			o := startOperator(t, kubeconfig)
+			app := current(t)
+			if down {
+				g.Expect(o.Kill()).To(Succeed())
+			}
+			definition := &apiextensionsv1.CustomResourceDefinition{ObjectMeta: metav1.ObjectMeta{Name: "appisolations.appisolation.io"}}
+			g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(definition), definition)).To(Succeed())
+			remove(t, definition.DeepCopy())
+			eventually(t, 2*time.Minute, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).To(BeEmpty()) })
+			g.Expect(o.running()).To(Equal(!down))
+			definition.ResourceVersion, definition.UID, definition.Status = "", "", apiextensionsv1.CustomResourceDefinitionStatus{}
+			create(t, definition)
+			again := application(t, app.Namespace, "shop", twoTiers)
+			eventually(t, time.Minute, func(g Gomega) { g.Expect(k8s.Create(t.Context(), again)).To(Succeed()) })
+			if down {
+				o = startOperator(t, kubeconfig)
+			}
+			back := time.Now()
+			eventually(t, 2*time.Minute, func(g Gomega) { programmed(g, t, again) })
+			t.Logf("the policies of a new application were there %s after the definition was", time.Since(back).Round(time.Millisecond))
+			settled(t, o, again)
+		})
+	}
 }
 
 // TestFailedReadForgivesNothing has the first look at the namespace's labels fail, of an operator whose cache lacks the

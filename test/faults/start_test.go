@@ -20,6 +20,7 @@ import (
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers"
+	"github.com/appisolation/appisolation/test/controlplane"
 )
 
 // TestF29ThunderingStart restarts the operator with many applications there, and makes one meanwhile.
@@ -59,9 +60,27 @@ func TestF29ThunderingStart(t *testing.T) {
 	o.idle(t, float64(many))
 	t.Logf("%d applications: looked at %s after the start; one made meanwhile was served in %s",
 		many, time.Since(began).Round(time.Millisecond), served.Round(time.Millisecond))
+	g.Expect(served).To(BeNumerically("<", 10*time.Second), "it is served before those that have nothing to do")
 	for _, write := range audit.writes(t, since) {
 		g.Expect(write.ObjectRef.Namespace).To(Equal(fresh.Namespace), write.String())
 	}
+}
+
+// TestReadyWithFullCaches holds back what the operator reads of one kind, at its start.
+func TestReadyWithFullCaches(t *testing.T) {
+	g, held := NewWithT(t), newGate()
+	held.close()
+	p := newProxy(t, of(func(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/pods") }, held.fault))
+	probes, err := controlplane.FreeAddress()
+	g.Expect(err).NotTo(HaveOccurred())
+	startOperator(t, p.Kubeconfig, "--health-probe-bind-address="+probes)
+	asked := func(probe string) func() (*http.Response, error) {
+		return func() (*http.Response, error) { return http.Get("http://" + probes + probe) }
+	}
+	g.Eventually(asked("/healthz")).Should(HaveHTTPStatus(http.StatusOK))
+	g.Consistently(asked("/readyz"), time.Second).Should(HaveHTTPStatus(http.StatusInternalServerError))
+	held.release()
+	g.Eventually(asked("/readyz")).Should(HaveHTTPStatus(http.StatusOK))
 }
 
 // TestF30Panic has code below the operator panic, in a reconcile and in what it writes at the same time. The operator
