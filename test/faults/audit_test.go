@@ -202,6 +202,7 @@ func TestForeignWritesAreSeen(t *testing.T) {
 	} {
 		_, before := foreign(made)
 		_, err := foreign(append(slices.Clone(made), row.request))
-		NewWithT(t).Expect(err.Error() == before.Error()).To(Equal(row.fine), row.String())
+		isFine := err.Error() == before.Error()
+		NewWithT(t).Expect(isFine).To(Equal(row.fine), row.String())
 	}
 }

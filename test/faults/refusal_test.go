@@ -50,6 +50,43 @@ func TestF12QuotaExceeded(t *testing.T) {
 	settled(t, o, app)
 }
 
+// TestPartialChanges keeps a change from being carried out whole for a while. What is in force meanwhile is judged like
+// everything on the way.
+func TestPartialChanges(t *testing.T) {
+	makeHome(t)
+	startOperator(t, kubeconfig)
+	for reason, obstacle := range map[string]func(t *testing.T) client.Object{
+		v1alpha1.ReasonApplyFailed: func(t *testing.T) client.Object { return quotaOf(t, home, 4) },
+		v1alpha1.ReasonNameConflict: func(t *testing.T) client.Object {
+			foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: home, Name: "shop-d"}}
+			foreign.Spec.PodSelector.MatchLabels = map[string]string{"nobody": "has-this"}
+			create(t, foreign)
+			return foreign
+		},
+	} {
+		t.Run(reason, func(t *testing.T) {
+			g := NewWithT(t)
+			app := application(t, home, "shop", base)
+			wholeNamespace(&app.Spec)
+			defer tidy(t, app)
+			create(t, app)
+			becomesCurrent(t, app)
+			old, end := world(g, t, app.DeepCopy()), record(t, home)
+			inTheWay := obstacle(t)
+			edit(t, app, func() {
+				app.Spec = application(t, home, "shop", base).Spec
+				tierD(&app.Spec)
+				app.Spec.Flows = app.Spec.Flows[1:]
+			})
+			becomes(t, app, v1alpha1.ConditionProgrammed, reason)
+			remove(t, inTheWay)
+			converges(t, app)
+			states := end()
+			t.Logf("%d verdicts on %v", states.judge(t, old, world(g, t, app)), states.events)
+		})
+	}
+}
+
 // TestF12EditsBesideARefusal edits what is in force while a new tier's policy is refused.
 func TestF12EditsBesideARefusal(t *testing.T) {
 	g := NewWithT(t)
