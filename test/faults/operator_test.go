@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"testing"
-	"time"
 
 	. "github.com/onsi/gomega"
 
@@ -88,10 +87,11 @@ func (o operator) gauge(g Gomega, name string, labels ...string) float64 {
 	return metrics.Sum(name, labels...)
 }
 
-// idle waits until the operator has reconciled at least so often and has nothing to do.
+// idle waits until the operator has reconciled at least so often and has nothing to do; after an outage it may see only
+// with its last backoff that it has.
 func (o operator) idle(t *testing.T, reconciles float64) {
 	t.Helper()
-	eventually(t, time.Minute, func(g Gomega) {
+	eventually(t, lastBackoff+soon, func(g Gomega) {
 		g.Expect(o.gauge(g, "controller_runtime_reconcile_total")).To(BeNumerically(">=", reconciles))
 		g.Expect(o.gauge(g, "workqueue_depth")).To(BeZero())
 		g.Expect(o.gauge(g, "controller_runtime_active_workers")).To(BeZero())
