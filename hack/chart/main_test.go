@@ -79,6 +79,29 @@ func TestTheChartIsWhatKustomizeMakes(t *testing.T) {
 	}
 }
 
+// What the pages say to write into a kustomization.yaml of one's own, in a folder beside config.
+func TestTheOverlaysOfThePages(t *testing.T) {
+	g := NewWithT(t)
+	found := func(page, pattern string) string {
+		text, err := os.ReadFile(filepath.Join(root, page))
+		g.Expect(err).NotTo(HaveOccurred())
+		match := regexp.MustCompile(pattern).FindStringSubmatch(string(text))
+		g.Expect(match).To(HaveLen(2), "%s has no %s", page, pattern)
+		return match[1] + "\n"
+	}
+	const block = "(?s)kustomization.yaml <<'END'\n(.*?)\nEND\n"
+	overlay := found("docs/install.md", block)
+	g.Expect(found("README.md", block)).To(Equal(overlay))
+	overlay += found("docs/install.md", "`(components: [^`]*)`") + found("docs/install.md", "(?s)  ```\n  (patches:.*?)\n  ```")
+	folder, err := os.MkdirTemp(root, ".overlay-")
+	g.Expect(err).NotTo(HaveOccurred())
+	defer os.RemoveAll(folder)
+	objects := overlaid(g, folder, []byte(strings.ReplaceAll(overlay, "\n  ", "\n")))
+	g.Expect(objects).To(HaveKey("NetworkPolicy appisolation-system/appisolation-egress"))
+	g.Expect(containerOf(g, objects["Deployment appisolation-system/appisolation-manager"])).To(And(
+		HaveKeyWithValue("image", "REGISTRY/appisolation:TAG"), HaveKeyWithValue("args", ContainElement("--zap-log-level=debug"))))
+}
+
 func TestTheSingleFileIsWhatKustomizeMakes(t *testing.T) {
 	g := NewWithT(t)
 	text, err := os.ReadFile(installer(g, t.TempDir(), "registry.example/team/appisolation:v9"))
@@ -273,6 +296,11 @@ func kustomized(g Gomega, folders, components []string) map[string]*unstructured
 	defer os.RemoveAll(overlay)
 	text, err := kustomization(overlay, root+"/config", folders, components)
 	g.Expect(err).NotTo(HaveOccurred())
+	return overlaid(g, overlay, text)
+}
+
+// overlaid is what kustomize makes of a kustomization.yaml in a folder.
+func overlaid(g Gomega, overlay string, text []byte) map[string]*unstructured.Unstructured {
 	g.Expect(os.WriteFile(filepath.Join(overlay, "kustomization.yaml"), text, 0o600)).To(Succeed())
 	built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), overlay)
 	g.Expect(err).NotTo(HaveOccurred())
