@@ -236,7 +236,7 @@ func TestF10TugOfWarOverABaseline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := NewWithT(t)
 			startOperator(t, kubeconfig)
-			profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "faults-"}}
+			profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "contested-" + name}} // the audit log has no generated names
 			profile.Spec.Baseline = v1alpha1.BaselineDenyAll
 			create(t, profile)
 			place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "faults-", Labels: map[string]string{v1alpha1.LabelProfile: profile.Name}}}

@@ -147,6 +147,7 @@ func reconcilePanics() (total float64) {
 // TestF27Soak has applications come, change and go, and looks at what the operator holds.
 func TestF27Soak(t *testing.T) {
 	long(t, 3*time.Minute)
+	t.Setenv("KUBE_CACHE_MUTATION_DETECTOR", "false") // it keeps a copy of everything it has seen
 	g := NewWithT(t)
 	o := startOperator(t, kubeconfig)
 	place := namespace(t)

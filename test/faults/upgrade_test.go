@@ -89,7 +89,7 @@ var older = []struct {
 			p.Spec.Ingress[i].Ports = append(p.Spec.Ingress[i].Ports, p.Spec.Ingress[i].Ports...)
 		}
 	}, 3},
-	{"under other names", func(p *networkingv1.NetworkPolicy) { p.Name = "v0-" + p.Name }, 6},
+	{"under other names", func(p *networkingv1.NetworkPolicy) { p.Name += "-v0" }, 6},
 }
 
 // TestF24OtherReleasesOutput starts the operator on policies that another release wrote.
