@@ -199,6 +199,14 @@ var _ = Describe("guardrails of the operator", Ordered, func() {
 
 var _ = Describe("guardrails at the API server", Ordered, func() {
 	BeforeAll(func() {
+		last := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "last-"}}
+		last.Spec.Guardrails.RequiredScope = v1alpha1.ScopeNamespace
+		create(last)
+		forbidden := guardedApp(newNamespaceOf(last.Name), ``)
+		DeferCleanup(func() { // the API server takes a moment to forget the admission policy, and others create what it refuses
+			Eventually(func() error { return k8s.Create(ctx, forbidden.DeepCopy(), client.DryRunAll) }).Should(Succeed())
+			Expect(k8s.Delete(ctx, last)).To(Succeed())
+		})
 		installed("config/guardrails")
 		settleProfiles()
 	})
