@@ -42,7 +42,7 @@ func newManager() *cobra.Command {
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
 	flags.AddGoFlagSet(flag.CommandLine) // --kubeconfig is there already
-	command.RunE = func(command *cobra.Command, _ []string) error {
+	command.RunE = func(*cobra.Command, []string) error {
 		options.PodIP, options.PodNamespace = os.Getenv("POD_IP"), os.Getenv("POD_NAMESPACE")
 		ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
 		ctrl.Log.Info("start", "version", command.Root().Version)

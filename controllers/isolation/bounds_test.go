@@ -72,7 +72,7 @@ func TestResolveIsBounded(t *testing.T) {
 			g := NewWithT(t)
 			app, facts := crowded(others)
 			var problems []Problem
-			g.Expect(testing.AllocsPerRun(1, func() { _, problems = Resolve(app, facts) })).To(BeNumerically("<", 10_000_000))
+			g.Expect(testing.AllocsPerRun(1, func() { _, problems = Resolve(app, facts) })).To(BeNumerically("<", 8_000_000))
 			g.Expect(problems).To(ContainElement(And(HaveField("Condition", v1alpha1.ConditionPaired), HaveField("Message", ContainSubstring(want)))))
 			named := map[v1alpha1.EntryName]bool{}
 			for _, problem := range problems {

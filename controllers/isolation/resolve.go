@@ -39,17 +39,17 @@ func Resolve(app *v1alpha1.AppIsolation, facts Facts) (Model, []Problem) {
 		return Model{}, problems
 	}
 	r := resolver{app: app, facts: facts}
-	edges := slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns())
-	if problems := tooLarge(&app.Spec, edges); len(problems) > 0 {
-		return Model{}, problems
-	}
 	model := Model{
 		Namespace: app.Namespace,
 		Name:      app.Name,
 		Tiers:     tiers(&app.Spec),
-		Edges:     sortedEdges(edges),
+		Edges:     slices.Concat(r.flows(), r.ingress(), r.egress(), r.dns()),
 		DenyRest:  app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace,
 	}
+	if problems := tooLarge(&app.Spec, model); len(problems) > 0 {
+		return Model{}, problems
+	}
+	model.Edges = sortedEdges(model.Edges)
 	return model, r.sortedProblems(model.Edges)
 }
 
@@ -59,8 +59,7 @@ func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 		problems = append(problems, Problem{Condition: v1alpha1.ConditionAccepted, Reason: reason, Message: message})
 	}
 	for _, err := range Validate(app) {
-		refuse(v1alpha1.ReasonInvalid, err.Error())
-		problems[len(problems)-1].Path = err.Field
+		problems = append(problems, invalid(err))
 	}
 	if facts.ScopeHolder != "" && app.Spec.EffectiveScope() == v1alpha1.ScopeNamespace {
 		refuse(v1alpha1.ReasonScopeConflict, fmt.Sprintf(
@@ -84,6 +83,11 @@ func notAccepted(app *v1alpha1.AppIsolation, facts Facts) []Problem {
 		refuse(v1alpha1.ReasonForbiddenByProfile, message)
 	}
 	return problems
+}
+
+// invalid is the problem of a field that is wrong.
+func invalid(err *field.Error) Problem {
+	return Problem{Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonInvalid, Path: err.Field, Message: err.Error()}
 }
 
 func missingProfile(app *v1alpha1.AppIsolation, facts Facts) string {

@@ -15,28 +15,25 @@ import (
 const mostBytes = 1_000_000
 
 // tooLarge are the problems of tiers whose policies would be too large.
-func tooLarge(spec *v1alpha1.AppIsolationSpec, edges []Edge) []Problem {
+func tooLarge(spec *v1alpha1.AppIsolationSpec, model Model) []Problem {
 	var problems []Problem
-	sizes := sizesOf(tiers(spec), edges)
+	sizes := model.sizes()
 	for i := range spec.Tiers {
 		tier := string(spec.Tiers[i].Name)
 		if sizes[tier] <= mostBytes {
 			continue
 		}
-		err := field.Invalid(field.NewPath("spec", "tiers").Index(i), tier, fmt.Sprintf(
+		problems = append(problems, invalid(field.Invalid(field.NewPath("spec", "tiers").Index(i), tier, fmt.Sprintf(
 			"the rules of this tier's policy would have %.1f MB, and 1 MB is the most: name fewer peers for it, or peers with shorter selectors",
-			float64(sizes[tier])/1e6))
-		problems = append(problems, Problem{
-			Condition: v1alpha1.ConditionAccepted, Reason: v1alpha1.ReasonInvalid, Path: err.Field, Message: err.Error(),
-		})
+			float64(sizes[tier])/1e6))))
 	}
 	return problems
 }
 
-// sizesOf are about how many bytes the rules of each tier's policy have as JSON, before equal ones are merged.
-func sizesOf(tiers []Tier, edges []Edge) map[string]int {
+// sizes are about how many bytes the rules of each tier's policy have as JSON, before equal ones are merged.
+func (m Model) sizes() map[string]int {
 	inside := map[string]int{}
-	for _, tier := range tiers {
+	for _, tier := range m.Tiers {
 		inside[tier.Name] = len(sortKey(tier.Selector))
 	}
 	outside := map[*Peer]int{} // many edges share their peers
@@ -51,7 +48,7 @@ func sizesOf(tiers []Tier, edges []Edge) map[string]int {
 		return outside[first]
 	}
 	sizes := map[string]int{}
-	for _, edge := range edges {
+	for _, edge := range m.Edges {
 		ports := 0
 		for _, port := range edge.Ports {
 			ports += port.size()

@@ -202,7 +202,7 @@ func objectTemplate(object *resource.Resource) (string, error) {
 }
 
 // putValues puts placeholders where the Deployment has values: of text, of YAML, of YAML that may be missing, and of
-// further elements of a list or a map.
+// further elements of a list.
 func putValues(deployment map[string]any) error {
 	lookUp(deployment, "spec")["replicas"] = "<value replicas>"
 	pod := lookUp(deployment, "spec", "template", "spec")

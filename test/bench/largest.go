@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"k8s.io/apimachinery/pkg/util/intstr"
-
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
+	"github.com/appisolation/appisolation/test/declared"
 )
 
 // largest is the declaration with the most edges that the API allows: what its translation takes, and what its policies
@@ -53,17 +52,6 @@ func largestApplication() *v1alpha1.AppIsolation {
 		app.Spec.Flows = append(app.Spec.Flows,
 			v1alpha1.Flow{From: "*", To: v1alpha1.TierRef(tier.Name)}, v1alpha1.Flow{From: v1alpha1.TierRef(tier.Name), To: "*"})
 	}
-	every := []v1alpha1.TierRef{v1alpha1.EveryTier}
-	for i := range 64 {
-		var peers []v1alpha1.Peer
-		var ports []v1alpha1.Port
-		for j := range 16 {
-			peers = append(peers, v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(fmt.Sprintf("ns-%d-%d", i, j))})
-			ports = append(ports, v1alpha1.Port{Port: intstr.FromInt(1 + i*16 + j)})
-		}
-		name := v1alpha1.EntryName(fmt.Sprintf("entry-%d", i))
-		app.Spec.Ingress = append(app.Spec.Ingress, v1alpha1.Ingress{Name: name, From: peers, To: every})
-		app.Spec.Egress = append(app.Spec.Egress, v1alpha1.Egress{Name: name, From: every, To: peers, Ports: ports})
-	}
+	declared.AddMostEntries(&app.Spec)
 	return app
 }

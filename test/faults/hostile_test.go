@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/test/declared"
 )
 
 // outcome is what becomes of a declaration.
@@ -61,18 +62,7 @@ var hostile = []struct {
 	{"32 tiers, everybody to everybody", taken, everybody},
 	{"as many of everything as there may be", taken, func(s *v1alpha1.AppIsolationSpec) {
 		everybody(s)
-		every := []v1alpha1.TierRef{v1alpha1.EveryTier}
-		for i := range 64 {
-			var peers []v1alpha1.Peer
-			var ports []v1alpha1.Port
-			for j := range 16 {
-				peers = append(peers, v1alpha1.Peer{Namespace: v1alpha1.NamespaceName(fmt.Sprintf("nowhere-%d-%d", i, j))})
-				ports = append(ports, v1alpha1.Port{Port: intstr.FromInt32(int32(1 + 16*i + j))})
-			}
-			name := v1alpha1.EntryName(fmt.Sprint("e", i))
-			s.Ingress = append(s.Ingress, v1alpha1.Ingress{Name: name, From: peers, To: every})
-			s.Egress = append(s.Egress, v1alpha1.Egress{Name: name, From: every, To: peers, Ports: ports})
-		}
+		declared.AddMostEntries(s)
 	}},
 }
 

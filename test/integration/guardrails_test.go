@@ -199,12 +199,9 @@ var _ = Describe("guardrails of the operator", Ordered, func() {
 
 var _ = Describe("guardrails at the API server", Ordered, func() {
 	BeforeAll(func() {
-		last := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "last-"}}
-		last.Spec.Guardrails.RequiredScope = v1alpha1.ScopeNamespace
-		create(last)
-		forbidden := guardedApp(newNamespaceOf(last.Name), ``)
+		last, forbidden := newMarker()
 		DeferCleanup(func() { // the API server takes a moment to forget the admission policy, and others create what it refuses
-			Eventually(func() error { return k8s.Create(ctx, forbidden.DeepCopy(), client.DryRunAll) }).Should(Succeed())
+			Eventually(forbidden).Should(Succeed())
 			Expect(k8s.Delete(ctx, last)).To(Succeed())
 		})
 		installed("config/guardrails")
@@ -379,12 +376,19 @@ func guard(name, guardrails string) {
 // which they are written, so it is enough to write one more and see it in force.
 func settleProfiles() {
 	GinkgoHelper()
-	marker := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "marker-"}}
+	marker, forbidden := newMarker()
+	Eventually(forbidden).Should(MatchError(ContainSubstring(marker.Name)))
+	Expect(k8s.Delete(ctx, marker)).To(Succeed())
+}
+
+// newMarker makes a profile, and returns it with an attempt at something that it forbids.
+func newMarker() (marker *v1alpha1.IsolationProfile, forbidden func() error) {
+	GinkgoHelper()
+	marker = &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{GenerateName: "marker-"}}
 	marker.Spec.Guardrails.RequiredScope = v1alpha1.ScopeNamespace
 	create(marker)
 	app := guardedApp(newNamespaceOf(marker.Name), ``)
-	Eventually(func() error { return k8s.Create(ctx, app.DeepCopy(), client.DryRunAll) }).Should(MatchError(ContainSubstring(marker.Name)))
-	Expect(k8s.Delete(ctx, marker)).To(Succeed())
+	return marker, func() error { return k8s.Create(ctx, app.DeepCopy(), client.DryRunAll) }
 }
 
 // asFile is an application in a file, as its team has it.

@@ -156,6 +156,7 @@ func find(schema apiextensionsv1.JSONSchemaProps, path string) error {
 func TestCatalogOffersTheBundle(t *testing.T) {
 	g := NewWithT(t)
 	catalog, csv := readTemplate(t), readBundle(t, root+"/bundle").CSV
+	g.Expect(catalog.Entries[0].Name).To(Equal("appisolation"))
 	g.Expect(catalog.channel().Entries).To(HaveEach(HaveField("Name", HavePrefix("appisolation.v"))))
 	g.Expect(catalog.channel().Entries[len(catalog.channel().Entries)-1]).To(Equal(entry{
 		Name: csv.Name, Replaces: csv.Spec.Replaces, SkipRange: "<" + csv.Spec.Version.String(),
