@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -52,18 +53,20 @@ type Reconciler struct {
 
 // Reconcile makes one application's policies those that it declares, and says in its status how that went.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	work, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
 	var app v1alpha1.AppIsolation
-	if err := r.Get(ctx, req.NamespacedName, &app); apierrors.IsNotFound(err) {
+	if err := r.Get(work, req.NamespacedName, &app); apierrors.IsNotFound(err) {
 		r.keeper.forget(req.NamespacedName)
 		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read AppIsolation %s: %w", req, err)
 	}
-	if !app.DeletionTimestamp.IsZero() {
-		return ctrl.Result{}, nil // its policies are the garbage collector's
+	if isCollected(&app) {
+		return ctrl.Result{}, nil
 	}
-	done := r.isolate(ctx, &app)
+	done := r.isolate(work, &app)
 	done.enforced = r.enforcement.condition(&app)
 	r.announceWrites(&app, done)
 	if done.outdated && done.err == nil {
@@ -74,6 +77,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: done.wait}, nil
+}
+
+// isCollected says whether an owner's policies are the garbage collector's by now, which deletes them first or has them
+// stay. An owner that waits for somebody else's finalizer is in force until it is gone.
+func isCollected(owner client.Object) bool {
+	return slices.ContainsFunc(owner.GetFinalizers(), func(f string) bool {
+		return f == metav1.FinalizerDeleteDependents || f == metav1.FinalizerOrphanDependents
+	})
 }
 
 // outcome is what came of a reconcile; the conditions are made of it.

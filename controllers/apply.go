@@ -95,8 +95,9 @@ func write(ctx context.Context, c client.Client, change isolation.Change) error 
 	case v1alpha1.OperationUpdate:
 		err = c.Update(ctx, policy)
 	case v1alpha1.OperationDelete:
-		// Only the object that we looked at: one made since under the same name may be somebody else's.
-		err = c.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion})
+		// Only the object that we looked at: one made since under the same name may be somebody else's. That it is gone is
+		// not waited for: where a watch begins anew meanwhile, the cache never hears of it. To delete it again does nothing.
+		err = c.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
 	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
@@ -133,7 +134,7 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(app), &found); client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("read AppIsolation %s/%s: %w", app.Namespace, app.Name, err)
 	}
-	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
+	return found.UID != app.UID || isCollected(&found), nil
 }
 
 // keeper writes the policies of applications, or of profiles, and remembers what was in place: what differs later,

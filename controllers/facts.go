@@ -25,7 +25,8 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
 		Namespaces: map[string]map[string]string{},
 	}
-	if err := r.addProfile(ctx, app, &facts); err != nil {
+	newest := r.newestFor(app)
+	if err := addProfile(ctx, newest, app, &facts); err != nil {
 		return facts, err
 	}
 	for key := range isolation.NamedApps(app) {
@@ -36,11 +37,15 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 			facts.Apps[key] = &peer.Spec
 		}
 	}
+	var namespaces client.Reader = r
+	if facts.Profile != nil && facts.Profile.Spec.Guardrails.IngressNamespaces != nil {
+		namespaces = newest // their labels say whether they may be named
+	}
 	for name := range isolation.NamedNamespaces(app) {
 		if name == app.Namespace {
-			continue // it is known already, perhaps better than here
+			continue // it is known already
 		}
-		if namespace, err := namespaceNamed(ctx, r, name); client.IgnoreNotFound(err) != nil {
+		if namespace, err := namespaceNamed(ctx, namespaces, name); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read namespace %s: %w", name, err)
 		} else if err == nil {
 			facts.Namespaces[name] = namespace.Labels
@@ -58,15 +63,19 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	return facts, err
 }
 
-// addProfile reads the labels of the application's own namespace, and the profile that they lead to. A declaration that
-// was not accepted so far is judged by what the API server has, not the cache: a label or a profile that is as new as it
-// is would be missed, and what was written then would stay when it is forbidden a moment later.
-func (r *Reconciler) addProfile(ctx context.Context, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
-	var reader client.Reader = r
+// newestFor reads what guardrails depend on. A declaration that was not accepted so far is judged by what the API server
+// has, not the cache: a label or a profile that is as new as it is would be missed, and what was written then would stay
+// when it is forbidden a moment later.
+func (r *Reconciler) newestFor(app *v1alpha1.AppIsolation) client.Reader {
 	accepted := meta.FindStatusCondition(app.Status.Conditions, v1alpha1.ConditionAccepted)
 	if accepted == nil || accepted.Status != metav1.ConditionTrue || accepted.ObservedGeneration != app.Generation {
-		reader = r.Live
+		return r.Live
 	}
+	return r
+}
+
+// addProfile reads the labels of the application's own namespace, and the profile that they lead to.
+func addProfile(ctx context.Context, reader client.Reader, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
 	namespace, err := namespaceNamed(ctx, reader, app.Namespace)
 	if client.IgnoreNotFound(err) != nil { // without a namespace there is nothing left to write either
 		return fmt.Errorf("read namespace %s: %w", app.Namespace, err)

@@ -56,18 +56,20 @@ func (r *ProfileReconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 // Reconcile puts the profile's baseline on the namespaces that name it, takes it off all others, and reports.
 func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	work, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
 	var profile v1alpha1.IsolationProfile
-	if err := r.Get(ctx, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
+	if err := r.Get(work, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
 		r.keeper.forget(req.NamespacedName)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
 	}
-	if !profile.DeletionTimestamp.IsZero() {
+	if isCollected(&profile) {
 		return ctrl.Result{}, nil
 	}
-	done := r.deny(ctx, &profile)
+	done := r.deny(work, &profile)
 	r.announceUndone(&profile, done)
 	if done.outdated && done.err == nil {
 		return ctrl.Result{RequeueAfter: r.outdated.When(req)}, nil

@@ -51,10 +51,9 @@ const (
 	name = "appisolation"
 	// workers reconcile at the same time; a slow or failing application holds up none of the others.
 	workers = 8
-	// leaseRetry is how often a lease is renewed, and how soon a replica notices that it is free.
-	leaseRetry = time.Second
-	// reconcileTimeout ends a reconcile whose API server or watch hangs.
-	reconcileTimeout = time.Minute
+	// leaseRetry is how often a lease is renewed, and how soon a replica notices that it is free: client-go waits up to 2.2
+	// times as long, which is to be less than two seconds.
+	leaseRetry = 800 * time.Millisecond
 )
 
 // NewManager makes the operator, ready to start.
@@ -68,8 +67,9 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	}
 	readYourWrites := true
 	mgr, err := ctrl.NewManager(cfg, manager.Options{
-		Scheme: scheme,
-		Cache:  cacheOptions(),
+		Scheme:    scheme,
+		Cache:     cacheOptions(),
+		NewClient: newClient,
 		Client: client.Options{
 			FieldOwner: name,
 			// A reconcile that doesn't see what the one before it wrote would write it again.

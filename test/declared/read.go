@@ -15,17 +15,19 @@ func (w World) Allowed(from, to Endpoint, c Connection) bool {
 	return w.Out(from, to, c) && w.In(from, to, c)
 }
 
-// Out says whether the sender's side lets a connection go: no application isolates the sender, or a line of one that
+// Out says whether the sender's side lets a connection go: nobody isolates the sender, or a line of an application that
 // does says so.
 func (w World) Out(from, to Endpoint, c Connection) bool {
 	isolated := w.isolating(from)
-	return len(isolated) == 0 || slices.ContainsFunc(isolated, func(l lines) bool { return l.out(from, to, c) })
+	isFree := len(isolated) == 0 && w.baseline(from.Namespace) != v1alpha1.BaselineDenyAll
+	return isFree || slices.ContainsFunc(isolated, func(l lines) bool { return l.out(from, to, c) })
 }
 
 // In says whether the receiver's side lets a connection come.
 func (w World) In(from, to Endpoint, c Connection) bool {
 	isolated := w.isolating(to)
-	return len(isolated) == 0 || slices.ContainsFunc(isolated, func(l lines) bool { return l.in(from, to, c) })
+	isFree := len(isolated) == 0 && slices.Contains([]v1alpha1.Baseline{"", v1alpha1.BaselineNone}, w.baseline(to.Namespace))
+	return isFree || slices.ContainsFunc(isolated, func(l lines) bool { return l.in(from, to, c) })
 }
 
 // isolating are the applications that isolate a pod: one of their tiers selects it, or they deny their namespace's rest.

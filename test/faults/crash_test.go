@@ -3,6 +3,7 @@ package faults
 import (
 	"fmt"
 	"math/rand"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
+	"github.com/appisolation/appisolation/controllers/isolation"
+	"github.com/appisolation/appisolation/test/controlplane"
 	"github.com/appisolation/appisolation/test/declared"
 )
 
@@ -30,11 +33,13 @@ egress:
 - {name: out, from: [c], to: [{ipBlock: {cidr: 203.0.113.0/24, except: [203.0.113.7/32]}}], ports: [{port: 443}]}
 `
 
-// change is one of an application, from what its declaration was to what it is. Nil is no application.
+// change is one of an application, from what its declaration was to what it is, nil being no application; or of the profile
+// that the namespace names, or to another one.
 type change struct {
 	name       string
 	from, to   func(*v1alpha1.AppIsolationSpec)
 	old, fresh *v1alpha1.IsolationProfileSpec
+	relabel    bool
 }
 
 func asIs(*v1alpha1.AppIsolationSpec) {}
@@ -62,7 +67,11 @@ var changes = []change{
 	{name: "scope Tiers", from: wholeNamespace, to: asIs},
 	{name: "the end of a dry run", from: func(s *v1alpha1.AppIsolationSpec) { s.Mode = v1alpha1.ModeDryRun }, to: wholeNamespace},
 	{name: "deletionPolicy Orphan", from: asIs, to: func(s *v1alpha1.AppIsolationSpec) { s.DeletionPolicy = v1alpha1.DeletionPolicyOrphan }},
-	{name: "another profile", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32"), fresh: profileSpec("10.244.9.0/24")},
+	{name: "other name servers", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", ""), fresh: profileSpec("10.244.9.0/24", "")},
+	{name: "a baseline", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", ""), fresh: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll)},
+	{name: "less of a baseline", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyIngress)},
+	{name: "no baseline", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.0.10/32", v1alpha1.BaselineNone)},
+	{name: "another profile", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.9.0/24", v1alpha1.BaselineDenyAll), relabel: true},
 }
 
 func wholeNamespace(s *v1alpha1.AppIsolationSpec) { s.Scope = v1alpha1.ScopeNamespace }
@@ -77,25 +86,19 @@ func both(one, other func(*v1alpha1.AppIsolationSpec)) func(*v1alpha1.AppIsolati
 	return func(s *v1alpha1.AppIsolationSpec) { one(s); other(s) }
 }
 
-func profileSpec(dns v1alpha1.CIDR) *v1alpha1.IsolationProfileSpec {
-	spec := &v1alpha1.IsolationProfileSpec{}
-	text := fmt.Sprintf(`{dns: [{ipBlock: {cidr: %s}, ports: [{port: 53, protocol: UDP}]}]}`, dns)
-	if err := yaml.UnmarshalStrict([]byte(text), spec); err != nil {
+func profileSpec(dns v1alpha1.CIDR, baseline v1alpha1.Baseline) *v1alpha1.IsolationProfileSpec {
+	spec := &v1alpha1.IsolationProfileSpec{Baseline: baseline}
+	text := fmt.Sprintf(`[{ipBlock: {cidr: %s}, ports: [{port: 53, protocol: UDP}]}]`, dns)
+	if err := yaml.UnmarshalStrict([]byte(text), &spec.DNS); err != nil {
 		panic(err)
 	}
 	return spec
 }
 
-// crashes tries one change with a crash after each of its writes, and judges every state on the way.
-type crashes struct {
-	change
-	runs, verdicts int
-}
-
 // TestF01CrashBetweenWrites stops the operator after its k-th write, for each k that a change has.
 func TestF01CrashBetweenWrites(t *testing.T) {
 	makeHome(t)
-	total := crashes{}
+	runs, verdicts := 0, 0
 	some := rand.New(rand.NewSource(*seed)).Perm(len(changes)) //nolint:gosec // any will do
 	if !*full {
 		some = some[:2]
@@ -103,15 +106,11 @@ func TestF01CrashBetweenWrites(t *testing.T) {
 	for _, i := range some {
 		change := changes[i]
 		t.Run(change.name, func(t *testing.T) {
-			c := crashes{change: change}
-			for k := 0; c.crashAfter(t, k); k++ {
-				c.runs++
-			}
-			t.Logf("%d crash points, %d verdicts", c.runs, c.verdicts)
-			total.runs, total.verdicts = total.runs+c.runs, total.verdicts+c.verdicts
+			n, judged := change.crashAfterEach(t, 0, 1)
+			runs, verdicts = runs+n, verdicts+judged
 		})
 	}
-	t.Logf("%d crash points, %d verdicts, none wrong", total.runs, total.verdicts)
+	t.Logf("%d crash points, %d verdicts, none wrong", runs, verdicts)
 }
 
 // TestF01CrashInRandomChanges does so for changes of chance: any declaration becomes any other.
@@ -123,19 +122,34 @@ func TestF01CrashInRandomChanges(t *testing.T) {
 			many = 20
 		}
 		for i := range many {
-			old, fresh := drawSpec(int(seed)*1000+2*i), drawSpec(int(seed)*1000+2*i+1)
-			t.Run(fmt.Sprint(i), func(t *testing.T) {
-				c := crashes{change: change{
-					from: func(s *v1alpha1.AppIsolationSpec) { *s = *old.DeepCopy() },
-					to:   func(s *v1alpha1.AppIsolationSpec) { *s = *fresh.DeepCopy() },
-				}}
-				for k := int(seed+int64(i)) % 3; c.crashAfter(t, k); k += 3 {
-					c.runs++
-				}
-				t.Logf("%d crash points, %d verdicts", c.runs, c.verdicts)
-			})
+			t.Run(fmt.Sprint(i), func(t *testing.T) { randomChange(int(seed)*1000+2*i).crashAfterEach(t, int(seed+int64(i))%3, 3) })
 		}
 	})
+}
+
+// randomChange is from any declaration to any other.
+func randomChange(seed int) change {
+	old, fresh := drawSpec(seed), drawSpec(seed+1)
+	return change{
+		name: fmt.Sprint("by chance ", seed),
+		from: func(s *v1alpha1.AppIsolationSpec) { *s = *old.DeepCopy() },
+		to:   func(s *v1alpha1.AppIsolationSpec) { *s = *fresh.DeepCopy() },
+	}
+}
+
+// crashAfterEach makes the change anew for each crash point k, or each step-th, and judges every state on the way.
+func (c change) crashAfterEach(t *testing.T, k, step int) (runs, verdicts int) {
+	t.Helper()
+	for more := true; more; k += step {
+		var judged int
+		more, judged = c.crashAfter(t, k)
+		verdicts += judged
+		if more {
+			runs++
+		}
+	}
+	t.Logf("%d crash points, %d verdicts", runs, verdicts)
+	return runs, verdicts
 }
 
 // drawSpec draws a declaration whose tiers do not overlap: taking two policies off one pod is two writes.
@@ -163,91 +177,167 @@ func makeHome(t *testing.T) {
 	}
 }
 
-// crashAfter makes the change, with a crash after k writes. It returns false if the change has no k-th write.
-func (c *crashes) crashAfter(t *testing.T, k int) (more bool) {
+// crashAfter makes the change, with a crash after k writes. There are no more crash points if it has no k-th write.
+func (c change) crashAfter(t *testing.T, k int) (more bool, verdicts int) {
 	t.Helper()
-	g := NewWithT(t)
-	p := newProxy(t)
-	o := startOperator(t, p.Kubeconfig)
-	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.DefaultProfile}}
-	if c.old != nil {
-		profile.Spec = *c.old
-		create(t, profile)
-		defer remove(t, profile)
+	u, failing := c.begin(t, k8s), newCrash(k)
+	u.proxy.Set(failing.fault)
+	u.make(t)
+	more = u.await(t, failing.reached)
+	if more {
+		NewWithT(t).Expect(u.operator.Kill()).To(Succeed())
+		u.operator = startOperator(t, kubeconfig)
 	}
-	app := application(t, home, "shop", base)
-	old := world(g, t, app)
-	if c.from != nil {
-		c.from(&app.Spec)
-		create(t, app)
-		becomesCurrent(t, app)
-		old = world(g, t, app.DeepCopy())
-	}
-	if old.Apps = old.Apps[:1]; c.from == nil || app.Spec.Mode == v1alpha1.ModeDryRun {
-		old.Apps = nil
-	}
-	end, failing := record(t, home), newCrash(k)
-	p.Set(failing.fault)
+	return more, u.finish(t, time.Minute)
+}
 
-	c.make(t, app, profile)
-	crashed := c.await(t, app, failing)
-	if crashed {
-		g.Expect(o.Kill()).To(Succeed())
-		o = startOperator(t, kubeconfig)
+// underway is a change that the operator is to carry out, and every state of the policies meanwhile.
+type underway struct {
+	change
+	proxy    *controlplane.Proxy
+	operator operator
+	// policies lets the operator see policies, or holds them back.
+	policies *gate
+	app      *v1alpha1.AppIsolation
+	// profile is the one that the namespace names, and other one that it does not name yet; nil if there is none.
+	profile, other *v1alpha1.IsolationProfile
+	before         declared.World
+	end            func() recording
+}
+
+// begin has the declaration be what it was before the change. Who watches what happens then does so by a client of its own.
+func (c change) begin(t *testing.T, witness client.WithWatch) *underway {
+	t.Helper()
+	u := &underway{change: c, policies: newGate(), app: application(t, home, "shop", base)}
+	u.proxy, u.operator = proxied(t, u.seen())
+	if c.old != nil {
+		u.profile = &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: *c.old}
+		create(t, u.profile)
+		nameProfile(t, u.profile.Name)
 	}
-	fresh := world(g, t, app)
-	if c.to == nil {
-		eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, home)).To(BeEmpty()) })
-		fresh.Apps = nil
-	} else {
-		eventually(t, soon, func(g Gomega) { programmed(g, t, app) })
-		o.idle(t, 1)
+	if c.relabel {
+		u.other = &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "other"}, Spec: *c.fresh}
+		create(t, u.other)
 	}
-	c.verdicts += end().judge(t, old, fresh)
-	if c.to != nil {
-		settled(t, o, app)
+	if c.from != nil {
+		c.from(&u.app.Spec)
+		create(t, u.app)
+		becomesCurrent(t, u.app)
 	}
-	g.Expect(o.Kill()).To(Succeed()) // or it might write a policy anew before it sees that the application is gone
-	tidy(t, app)
-	return crashed
+	eventually(t, soon, func(g Gomega) { expectBaselines(g, t) })
+	u.before = world(NewWithT(t), t, u.app.DeepCopy())
+	if c.from == nil || u.app.Spec.Mode == v1alpha1.ModeDryRun {
+		u.before.Apps = nil
+	}
+	u.end = record(t, witness, home)
+	return u
+}
+
+// seen is the gate as a fault: the watches that it may hold back.
+func (u *underway) seen() controlplane.Fault {
+	return of(watches("/networkpolicies"), u.policies.fault)
 }
 
 // make makes the change.
-func (c *crashes) make(t *testing.T, app *v1alpha1.AppIsolation, profile *v1alpha1.IsolationProfile) {
+func (u *underway) make(t *testing.T) {
 	t.Helper()
 	switch {
-	case c.fresh != nil:
-		edit(t, profile, func() { profile.Spec = *c.fresh })
-	case c.to == nil:
-		NewWithT(t).Expect(k8s.Delete(t.Context(), app.DeepCopy())).To(Succeed())
-	case c.from == nil:
-		c.to(&app.Spec)
-		create(t, app)
+	case u.relabel:
+		nameProfile(t, u.other.Name)
+	case u.fresh != nil:
+		edit(t, u.profile, func() { u.profile.Spec = *u.fresh })
+	case u.to == nil:
+		NewWithT(t).Expect(k8s.Delete(t.Context(), u.app.DeepCopy())).To(Succeed())
+	case u.from == nil:
+		u.to(&u.app.Spec)
+		create(t, u.app)
 	default:
-		edit(t, app, func() {
-			app.Spec = application(t, home, "shop", base).Spec
-			c.to(&app.Spec)
+		edit(t, u.app, func() {
+			u.app.Spec = application(t, home, "shop", base).Spec
+			u.to(&u.app.Spec)
 		})
 	}
 }
 
-// await waits until the operator has crashed, or is done without; then there are no more crash points.
-func (c *crashes) await(t *testing.T, app *v1alpha1.AppIsolation, failing *crash) (crashed bool) {
+// await waits until something has come, or the change is done without it.
+func (u *underway) await(t *testing.T, something <-chan struct{}) (come bool) {
 	t.Helper()
 	eventually(t, time.Minute, func(g Gomega) {
 		select {
-		case <-failing.reached:
-			crashed = true
-			return
+		case <-something:
+			come = true
 		default:
+			u.done(g, t)
 		}
-		if c.to == nil {
-			g.Expect(policies(g, t, home)).To(BeEmpty())
-			return
-		}
-		programmed(g, t, app)
 	})
-	return crashed
+	return come
+}
+
+// done checks promise 1.
+func (u *underway) done(g Gomega, t *testing.T) {
+	if u.to == nil {
+		g.Expect(policies(g, t, home)).To(BeEmpty())
+		return
+	}
+	programmed(g, t, u.app)
+	expectBaselines(g, t)
+}
+
+// expectBaselines checks that home has the baseline of the profile that it names, and no other.
+func expectBaselines(g Gomega, t *testing.T) {
+	var want []string
+	w := world(g, t, nil)
+	if profile, _ := w.Profile(home); profile != nil {
+		if policy := isolation.Baseline(profile, home); policy != nil && w.Namespaces[home][v1alpha1.LabelProfile] != "" {
+			want = append(want, policy.Name)
+			g.Expect(policies(g, t, home)).To(HaveKeyWithValue(policy.Name, HaveField("Spec", policy.Spec)))
+		}
+	}
+	var found []string
+	for name := range policies(g, t, home) {
+		if strings.HasSuffix(name, ".baseline") {
+			found = append(found, name)
+		}
+	}
+	g.Expect(found).To(Equal(want))
+}
+
+// nameProfile has home name a profile; without a name, none.
+func nameProfile(t *testing.T, profile string) {
+	t.Helper()
+	place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: home}}
+	edit(t, place, func() {
+		delete(place.Labels, v1alpha1.LabelProfile)
+		if profile != "" {
+			place.Labels[v1alpha1.LabelProfile] = profile
+		}
+	})
+}
+
+// finish waits until the change is done, judges every state on the way, and removes everything.
+func (u *underway) finish(t *testing.T, within time.Duration) (verdicts int) {
+	t.Helper()
+	g := NewWithT(t)
+	eventually(t, within, func(g Gomega) { u.done(g, t) })
+	fresh := world(g, t, u.app)
+	if u.to == nil {
+		fresh.Apps = nil
+	} else {
+		u.operator.idle(t, 1)
+	}
+	verdicts = u.end().judge(t, u.before, fresh)
+	if u.to != nil {
+		settled(t, u.operator, u.app)
+	}
+	g.Expect(u.operator.Kill()).To(Succeed()) // or it might write a policy anew before it sees that the application is gone
+	tidy(t, u.app)
+	nameProfile(t, "")
+	for _, profile := range []*v1alpha1.IsolationProfile{u.profile, u.other} {
+		if profile != nil {
+			remove(t, profile)
+		}
+	}
+	return verdicts
 }
 
 // becomesCurrent waits until the status speaks of the present declaration, and nothing more is to be written for it.

@@ -151,13 +151,13 @@ type recording struct {
 
 const endOfRecord = "end-of-record"
 
-// record watches the policies of a namespace from now on; what it returns ends that.
-func record(t *testing.T, namespace string) (end func() recording) {
+// record has a witness watch the policies of a namespace from now on; what it returns ends that.
+func record(t *testing.T, witness client.WithWatch, namespace string) (end func() recording) {
 	t.Helper()
 	g := NewWithT(t)
 	var list networkingv1.NetworkPolicyList
-	g.Expect(k8s.List(t.Context(), &list, client.InNamespace(namespace))).To(Succeed())
-	stream, err := k8s.Watch(t.Context(), &list, client.InNamespace(namespace), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	g.Expect(witness.List(t.Context(), &list, client.InNamespace(namespace))).To(Succeed())
+	stream, err := witness.Watch(t.Context(), &list, client.InNamespace(namespace), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
 	g.Expect(err).NotTo(HaveOccurred())
 	state := map[types.UID]*networkingv1.NetworkPolicy{}
 	for i := range list.Items {

@@ -62,7 +62,7 @@ func TestF08LateWritesOfAZombie(t *testing.T) {
 		for _, policy := range policies(g, t, z.app.Namespace) {
 			edit(t, policy, func() { policy.Labels["theirs"] = "yes" })
 		}
-		since, end := audit.now(t), record(t, z.app.Namespace)
+		since, end := audit.now(t), record(t, k8s, z.app.Namespace)
 		z.wake(t)
 		writes := audit.writes(t, since)
 		t.Logf("the zombie's writes: %v", writes)
@@ -72,7 +72,7 @@ func TestF08LateWritesOfAZombie(t *testing.T) {
 	})
 	t.Run("of a policy as it was", func(t *testing.T) {
 		z := newZombie(t)
-		end := record(t, z.app.Namespace)
+		end := record(t, k8s, z.app.Namespace)
 		z.wake(t)
 		t.Logf("as declared %s after it had ended", converges(t, z.app).Round(time.Millisecond))
 		settled(t, z.heir, z.app)

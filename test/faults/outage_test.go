@@ -11,6 +11,7 @@ import (
 	"time"
 
 	. "github.com/onsi/gomega"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/test/controlplane"
@@ -99,7 +100,7 @@ func TestF06EtcdStops(t *testing.T) {
 			defer tidy(t, app)
 			create(t, app)
 			converges(t, app)
-			old, end, since := world(g, t, app.DeepCopy()), record(t, home), audit.now(t)
+			old, end, since := world(g, t, app.DeepCopy()), record(t, k8s, home), audit.now(t)
 			stopped := make(chan struct{})
 			p.Set(of(first(1, writesPolicy), before(func(*http.Request) {
 				_ = cluster.Signal(controlplane.Etcd, syscall.SIGSTOP)
@@ -120,6 +121,28 @@ func TestF06EtcdStops(t *testing.T) {
 			settled(t, o, app)
 		})
 	}
+}
+
+// TestF06AWriteHangs has the API server never answer to a write: the status says so in the end.
+func TestF06AWriteHangs(t *testing.T) {
+	long(t, time.Minute)
+	p, o := proxied(t)
+	app := current(t)
+	p.Set(of(writesPolicy, func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			swallow(r)
+			<-r.Context().Done()
+		})
+	}))
+	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+	eventually(t, time.Minute+soon, func(g Gomega) {
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(app), app)).To(Succeed())
+		g.Expect(conditionOf(app, v1alpha1.ConditionProgrammed).Reason).To(Equal(v1alpha1.ReasonApplyFailed))
+	})
+	p.Set()
+	p.Cut()
+	eventually(t, lastBackoff, func(g Gomega) { programmed(g, t, app) })
+	settled(t, o, app)
 }
 
 // TestF28EtcdIsFull has etcd refuse every write, as it does when its quota is used up.

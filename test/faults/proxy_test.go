@@ -67,6 +67,30 @@ func first(n int, some which) which {
 	}
 }
 
+// moment is one request, which waits on its way until it is let pass.
+type moment struct{ come, pass chan struct{} }
+
+func newMoment() moment { return moment{come: make(chan struct{}), pass: make(chan struct{})} }
+
+// at is the n-th of some requests, from 1 on.
+func (m moment) at(n int, some which) controlplane.Fault {
+	var mutex sync.Mutex
+	mine := func(r *http.Request) bool {
+		if !some(r) {
+			return false
+		}
+		mutex.Lock()
+		defer mutex.Unlock()
+		n--
+		return n == 0
+	}
+	return of(mine, before(func(r *http.Request) {
+		swallow(r)
+		close(m.come)
+		<-m.pass
+	}))
+}
+
 // answer answers instead of the API server.
 func answer(code int32, reason metav1.StatusReason, header http.Header) controlplane.Fault {
 	return func(http.Handler) http.Handler {

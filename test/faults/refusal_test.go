@@ -71,7 +71,7 @@ func TestPartialChanges(t *testing.T) {
 			defer tidy(t, app)
 			create(t, app)
 			becomesCurrent(t, app)
-			old, end := world(g, t, app.DeepCopy()), record(t, home)
+			old, end := world(g, t, app.DeepCopy()), record(t, k8s, home)
 			inTheWay := obstacle(t)
 			edit(t, app, func() {
 				app.Spec = application(t, home, "shop", base).Spec
@@ -133,49 +133,63 @@ func TestF14RightsAreRevoked(t *testing.T) {
 	g := NewWithT(t)
 	o := startOperator(t, kubeconfig)
 	app := current(t)
-	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "appisolation-manager"}}
-	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(role), role)).To(Succeed())
-	granted := slices.Clone(role.Rules)
-	without := func(taken func(rbacv1.PolicyRule) bool) {
-		edit(t, role, func() {
-			role.Rules = slices.DeleteFunc(slices.Clone(granted), taken)
-		})
-	}
-	defer without(func(rbacv1.PolicyRule) bool { return false })
-
-	without(func(rule rbacv1.PolicyRule) bool { return slices.Contains(rule.Resources, "networkpolicies") })
+	giveBack := revoke(t, aboutPolicies)
+	defer func() { giveBack() }() // other tests need them
 	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
 	failed := becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonApplyFailed)
 	g.Expect(failed.Message).To(ContainSubstring("forbidden"))
 	eventually(t, soon, func(g Gomega) {
 		g.Expect(o.gauge(g, "appisolation_application_problem", "namespace", app.Namespace, "reason", v1alpha1.ReasonApplyFailed)).To(BeEquivalentTo(2), "Programmed and Ready")
 	})
-	without(func(rbacv1.PolicyRule) bool { return false })
+	giveBack()
 	took := converges(t, app)
 
-	without(func(rbacv1.PolicyRule) bool { return true })
+	giveBack = revoke(t, func(rbacv1.PolicyRule) bool { return true })
 	since := audit.now(t)
 	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[:1] })
 	<-time.After(2 * time.Second)
 	attempts := audit.writes(t, since)
 	g.Expect(o.running()).To(BeTrue())
-	without(func(rbacv1.PolicyRule) bool { return false })
+	giveBack()
 	t.Logf("as declared %s after the right to write came back, %s after all did; %d attempts in 2 s without any", took.Round(time.Millisecond), converges(t, app).Round(time.Millisecond), len(attempts))
 	g.Expect(len(attempts)).To(BeNumerically("<=", 30))
 	settled(t, o, app)
 }
 
-// TestF15NamespaceComesBack deletes an application's namespace and makes it anew.
+// aboutPolicies are the rules that let the operator write policies.
+func aboutPolicies(rule rbacv1.PolicyRule) bool {
+	return slices.Contains(rule.Resources, "networkpolicies")
+}
+
+// revoke takes some of the operator's rights away; what it returns gives them back.
+func revoke(t *testing.T, taken func(rbacv1.PolicyRule) bool) (giveBack func()) {
+	t.Helper()
+	role := &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: "appisolation-manager"}}
+	NewWithT(t).Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(role), role)).To(Succeed())
+	granted := slices.Clone(role.Rules)
+	edit(t, role, func() { role.Rules = slices.DeleteFunc(role.Rules, taken) })
+	return func() { edit(t, role, func() { role.Rules = granted }) }
+}
+
+// TestF15NamespaceComesBack deletes a namespace while policies are written in it, and makes it anew.
 func TestF15NamespaceComesBack(t *testing.T) {
 	g := NewWithT(t)
-	o := startOperator(t, kubeconfig)
-	app := current(t)
-	place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: app.Namespace}}
+	p, o := proxied(t)
+	place := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace(t)}}
+	creation := newMoment()
+	p.Set(creation.at(1, writesPolicy))
+	since := audit.now(t)
+	create(t, application(t, place.Name, "shop", twoTiers))
+	<-creation.come
 	var there corev1.Namespace
 	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(place), &there)).To(Succeed())
-	since := audit.now(t)
+	g.Expect(k8s.Delete(t.Context(), &there)).To(Succeed())
+	close(creation.pass)
 	remove(t, &there)
-	g.Expect(len(audit.writes(t, since))).To(BeNumerically("<=", 6), "nobody writes against the deletion for long")
+	writes := audit.writes(t, since)
+	t.Logf("the operator's writes: %v", writes)
+	g.Expect(writes).To(ContainElement(HaveField("ResponseStatus.Code", http.StatusForbidden)), "nothing is made in a namespace that goes")
+	g.Expect(len(writes)).To(BeNumerically("<=", 20), "nobody writes against the deletion for long")
 	create(t, place)
 	again := application(t, place.Name, "shop", twoTiers)
 	create(t, again)
@@ -297,4 +311,29 @@ func TestFailedReadForgivesNothing(t *testing.T) {
 	g.Expect(policies(g, t, where)).To(BeEmpty())
 	becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonForbiddenByProfile)
 	held.release()
+}
+
+// TestStaleLabelsAllowNothing takes a label from a namespace, and then declares to let it in, of an operator whose cache has
+// the label still.
+func TestStaleLabelsAllowNothing(t *testing.T) {
+	held, where, source := newGate(), namespace(t), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace(t)}}
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	profile.Spec.Guardrails.IngressNamespaces = &v1alpha1.LabelSelector{MatchLabels: map[string]v1alpha1.LabelValue{"may": "enter"}}
+	create(t, profile)
+	defer remove(t, profile)
+	labelled := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	edit(t, labelled, func() { metav1.SetMetaDataLabel(&labelled.ObjectMeta, v1alpha1.LabelProfile, where) })
+	edit(t, source, func() { metav1.SetMetaDataLabel(&source.ObjectMeta, "may", "enter") })
+	proxied(t, of(watches("/namespaces"), held.fault))
+	converges(t, current(t)) // it has read all there is
+	held.close()
+	defer held.release()
+	edit(t, source, func() { delete(source.Labels, "may") })
+	app := application(t, where, "shop", twoTiers)
+	app.Spec.Ingress = []v1alpha1.Ingress{{
+		Name: "in", From: []v1alpha1.Peer{{Namespace: v1alpha1.NamespaceName(source.Name)}}, To: []v1alpha1.TierRef{"a"},
+	}}
+	create(t, app)
+	becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonForbiddenByProfile)
+	NewWithT(t).Expect(policies(NewWithT(t), t, where)).To(BeEmpty())
 }

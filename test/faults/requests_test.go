@@ -112,13 +112,13 @@ func (m mishap) test(t *testing.T, random *rand.Rand) {
 	var requests counter
 	p.Set(of(isWrite, requests.fault), m.fault(random))
 
-	end := record(t, home)
+	end := record(t, k8s, home)
 	create(t, app)
 	converges(t, app)
 	old := world(g, t, app.DeepCopy())
 	verdicts := end().judge(t, none, old)
 
-	end = record(t, home)
+	end = record(t, k8s, home)
 	edit(t, app, func() {
 		app.Spec.Tiers[0].PodSelector, app.Spec.Tiers[1].PodSelector = app.Spec.Tiers[1].PodSelector, app.Spec.Tiers[0].PodSelector
 	})
@@ -161,14 +161,14 @@ func TestF02StaleCache(t *testing.T) {
 	defer tidy(t, app)
 	create(t, app)
 	converges(t, app)
-	old, end, since := world(g, t, app.DeepCopy()), record(t, home), audit.now(t)
+	old, end, since := world(g, t, app.DeepCopy()), record(t, k8s, home), audit.now(t)
 
 	held.close()
 	edit(t, app, func() { tierD(&app.Spec) })
 	eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, home)).To(HaveKey("shop-d")) })
 	middle := world(g, t, app.DeepCopy())
 	first := end()
-	end = record(t, home)
+	end = record(t, k8s, home)
 	edit(t, app, func() { app.Spec.Flows = app.Spec.Flows[1:] })
 	<-time.After(time.Second) // the operator knows that it does not know: it waits for its own writes
 	held.release()
@@ -215,7 +215,7 @@ func TestF02FrozenAPIServer(t *testing.T) {
 	converges(t, app)
 	g.Expect(other.Kill()).To(Succeed())
 
-	end := record(t, home)
+	end := record(t, k8s, home)
 	p.Set()
 	isRefused(t)
 	g.Expect(o.Kill()).To(Succeed())
@@ -296,6 +296,48 @@ func TestF07WatchesAreCut(t *testing.T) {
 	t.Logf("no write in %s of cut watches; an edit then takes %s", lasts, converges(t, app).Round(time.Millisecond))
 	p.Set()
 	settled(t, o, app)
+}
+
+// TestF07WhatItWroteIsNeverSeen has somebody change what the operator wrote before it sees that; then its watch begins anew,
+// and nothing tells of what was between.
+func TestF07WhatItWroteIsNeverSeen(t *testing.T) {
+	begin := func(t *testing.T) (o operator, app *v1alpha1.AppIsolation, anew func()) {
+		held := newGate()
+		p, o := proxied(t, of(watches("/networkpolicies"), held.fault))
+		app = current(t)
+		o.idle(t, 1)
+		held.close()
+		return o, app, func() {
+			p.Set(of(first(10, watches("/networkpolicies")), answer(410, metav1.StatusReasonExpired, nil)))
+			p.Cut()
+		}
+	}
+	t.Run("written, and deleted by somebody", func(t *testing.T) {
+		o, app, anew := begin(t)
+		before := policies(NewWithT(t), t, app.Namespace)["shop-a"]
+		edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
+		eventually(t, soon, func(g Gomega) {
+			g.Expect(policies(g, t, app.Namespace)["shop-a"].ResourceVersion).NotTo(Equal(before.ResourceVersion))
+		})
+		NewWithT(t).Expect(k8s.Delete(t.Context(), before)).To(Succeed())
+		anew()
+		t.Logf("as declared %s after", converges(t, app).Round(time.Millisecond))
+		settled(t, o, app)
+	})
+	t.Run("deleted, and made by somebody", func(t *testing.T) {
+		o, app, anew := begin(t)
+		theirs := policies(NewWithT(t), t, app.Namespace)["shop-b"].DeepCopy()
+		edit(t, app, func() { app.Spec.Tiers, app.Spec.Flows = app.Spec.Tiers[:1], []v1alpha1.Flow{} })
+		eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, app.Namespace)).NotTo(HaveKey("shop-b")) })
+		theirs.ObjectMeta = metav1.ObjectMeta{Namespace: theirs.Namespace, Name: theirs.Name}
+		create(t, theirs)
+		anew()
+		edit(t, app, func() { app.Spec = application(t, app.Namespace, app.Name, twoTiers).Spec })
+		becomes(t, app, v1alpha1.ConditionProgrammed, v1alpha1.ReasonNameConflict)
+		remove(t, theirs)
+		t.Logf("as declared %s after", converges(t, app).Round(time.Millisecond))
+		settled(t, o, app)
+	})
 }
 
 // TestF11RetryAfter is told to wait, and does.

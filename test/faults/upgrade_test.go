@@ -114,7 +114,7 @@ func TestF24OtherReleasesOutput(t *testing.T) {
 				policy.ResourceVersion, policy.UID = "", ""
 				create(t, policy)
 			}
-			w, end, since := world(g, t, app.DeepCopy()), record(t, home), audit.now(t)
+			w, end, since := world(g, t, app.DeepCopy()), record(t, k8s, home), audit.now(t)
 			o = startOperator(t, kubeconfig)
 			converges(t, app)
 			o.idle(t, 1)
