@@ -40,7 +40,7 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 		do          func(client.Client, *v1alpha1.AppIsolation) error
 	}
 	attempts := []attempt{
-		{"create", "create", func(c client.Client, app *v1alpha1.AppIsolation) error {
+		{"create", "create, update, delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
 			fresh := application(app.Namespace, "fresh", twoTiers)
 			return c.Create(ctx, fresh, client.DryRunAll)
 		}},
@@ -51,11 +51,6 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 		}},
 		{"delete", "delete", func(c client.Client, app *v1alpha1.AppIsolation) error { return c.Delete(ctx, app, client.DryRunAll) }},
 		// The garbage collector would delete what has an owner that is not there.
-		{"create owned", "create, delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
-			fresh := application(app.Namespace, "fresh", twoTiers)
-			fresh.OwnerReferences = []metav1.OwnerReference{nobodysOwner}
-			return c.Create(ctx, fresh, client.DryRunAll)
-		}},
 		{"own", "delete", func(c client.Client, app *v1alpha1.AppIsolation) error {
 			owned := app.DeepCopy()
 			owned.OwnerReferences = []metav1.OwnerReference{nobodysOwner}
@@ -68,11 +63,11 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 		may []string
 	}{
 		{nil, nil},
-		{[]string{"create"}, []string{"create"}},
+		{[]string{"create"}, nil},
 		{[]string{"update", "delete"}, []string{"delete", "own"}},
-		{[]string{"create", "delete"}, []string{"create", "delete", "create owned", "own"}},
-		{[]string{"create", "update", "patch", "get"}, []string{"create"}},
-		{[]string{"create", "update", "delete"}, []string{"create", "change", "delete", "create owned", "own"}},
+		{[]string{"create", "delete"}, []string{"delete", "own"}},
+		{[]string{"create", "update", "patch", "get"}, nil},
+		{[]string{"create", "update", "delete"}, []string{"create", "change", "delete", "own"}},
 	} {
 		It(fmt.Sprintf("are those on NetworkPolicies: with %v one may %v", c.verbs, c.may), func() {
 			name := fmt.Sprintf("somebody-%d", i)
@@ -100,13 +95,35 @@ var _ = Describe("the rights that a declaration takes", Ordered, func() {
 		const name = "platform"
 		grant(name, "", "appisolation.io", "*", "*")
 		grant(name, namespace, "networking.k8s.io", "networkpolicies", "*")
-		profile := func() *v1alpha1.IsolationProfile {
-			return &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "fresh"}}
+		somebody, profile := as(name), &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "platforms"}}
+		create(profile)
+		changes := map[string]func() error{
+			"create": func() error {
+				return somebody.Create(ctx, &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "fresh"}}, client.DryRunAll)
+			},
+			"change": func() error {
+				changed := profile.DeepCopy()
+				changed.Spec.Baseline = v1alpha1.BaselineDenyAll
+				return somebody.Update(ctx, changed, client.DryRunAll)
+			},
+			"own": func() error {
+				owned := profile.DeepCopy()
+				owned.OwnerReferences = []metav1.OwnerReference{nobodysOwner}
+				return somebody.Update(ctx, owned, client.DryRunAll)
+			},
+			"delete": func() error { return somebody.Delete(ctx, profile, client.DryRunAll) },
 		}
-		Expect(as(name).Create(ctx, profile(), client.DryRunAll)).To(MatchError(HaveSuffix(
-			"denied request: "+refusal, name, "create", "all namespaces", "IsolationProfile")))
-		grant(name, "", "networking.k8s.io", "networkpolicies", "create")
-		Eventually(func() error { return as(name).Create(ctx, profile(), client.DryRunAll) }).Should(Succeed())
+		for _, verbs := range [][]string{nil, {"create", "update"}} {
+			grant(name, "", "networking.k8s.io", "networkpolicies", verbs...)
+			for change, try := range changes {
+				Expect(try()).To(MatchError(HaveSuffix(
+					"denied request: "+refusal, name, "create, update, delete", "all namespaces", "IsolationProfile")), change)
+			}
+		}
+		grant(name, "", "networking.k8s.io", "networkpolicies", "delete")
+		for change, try := range changes {
+			Eventually(try).Should(Succeed(), change)
+		}
 	})
 
 	It("are those of Kubernetes' own role edit", func() {
