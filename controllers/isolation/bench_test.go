@@ -120,6 +120,7 @@ func crowd(apps, tiers, services, foreign int) (*v1alpha1.AppIsolation, Seen) {
 		for _, change := range NewPlan(app, model.NetworkPolicies(), nil).Changes() {
 			seen.Policies = append(seen.Policies, *change.Policy)
 		}
+		app.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionTrue}}
 		seen.Apps = append(seen.Apps, *app)
 	}
 	for i := range foreign {

@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
@@ -55,7 +56,12 @@ func newLook(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.Ne
 	l := &look{
 		app: app, model: model, desired: desired, services: byName(seen.Services), policies: byName(seen.Policies), apps: byName(seen.Apps),
 		labelled: map[podLabel][]*corev1.Pod{}, inTier: map[string][]*corev1.Pod{}, tiersOf: map[*corev1.Pod][]string{},
-		view: View{Populated: map[string]bool{}},
+		inForce: map[types.UID]*v1alpha1.AppIsolation{}, view: View{Populated: map[string]bool{}},
+	}
+	for _, other := range l.apps {
+		if other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted) {
+			l.inForce[other.UID] = other
+		}
 	}
 	l.indexPods(seen.Pods)
 	l.sortIntoTiers()
@@ -84,7 +90,9 @@ type look struct {
 	services []*corev1.Service
 	policies []*networkingv1.NetworkPolicy
 	apps     []*v1alpha1.AppIsolation
-	view     View
+	// inForce are those of the other applications that have policies.
+	inForce map[types.UID]*v1alpha1.AppIsolation
+	view    View
 	// pods are those that policies reach; labelled finds them by a label: of a thousand, a selector mostly means a few.
 	pods     []*corev1.Pod
 	labelled map[podLabel][]*corev1.Pod
@@ -290,16 +298,10 @@ func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 	if metav1.IsControlledBy(policy, l.app) || isOrphan(l.app, policy) {
 		return policy.Annotations[AnnotationSpecHash] == specHash(policy.Spec) // nobody puts it back before it goes
 	}
-	return slices.ContainsFunc(l.apps, func(other *v1alpha1.AppIsolation) bool {
-		isInForce := other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted)
-		return isInForce && isAnothers(other, owner, policy)
-	})
-}
-
-// isAnothers says whether a policy with that controller, or none, is another application's.
-func isAnothers(other *v1alpha1.AppIsolation, owner *metav1.OwnerReference, policy *networkingv1.NetworkPolicy) bool {
+	uid := types.UID(policy.Labels[LabelUID])
 	if owner != nil {
-		return owner.UID == other.UID
+		uid = owner.UID
 	}
-	return isOrphan(other, policy) && policy.Labels[LabelUID] == string(other.UID)
+	other := l.inForce[uid]
+	return other != nil && (owner != nil || isOrphan(other, policy))
 }
