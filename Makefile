@@ -42,7 +42,7 @@ test: controlplane olm ## Run all tests
 	go -C hack/image test -count=1 .
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/argocd test -count=1 . # most of it is not ours: too much to compile for the race detector
 	KUBEBUILDER_ASSETS=$(K8S) go -C test/olm test -count=1 -timeout 20m .
-	go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
+	KUBEBUILDER_ASSETS=$(K8S) go -C test/e2e test -count=1 -v ./judged | grep -vE '^(=== | +--- PASS)' # millions of verdicts: too many for the race detector
 	@$(MAKE) --no-print-directory e2e
 
 # Once with client-go's detector of writes into the cache, and once with the race detector, in the operator.

@@ -31,10 +31,10 @@ var _ = Describe("the metrics", Ordered, func() {
 		o = startOperator(kubeconfig, "--metrics-bind-address="+address, "--metrics-secure")
 		DeferCleanup(o.stop)
 	})
-	// get is what a scrape with this token is answered.
-	get := func(token string) func(Gomega) *http.Response {
+	// ask is what a request for a path with this token is answered, and get a scrape.
+	ask := func(path, token string) func(Gomega) *http.Response {
 		return func(g Gomega) *http.Response {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+"/metrics", nil)
+			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+address+path, nil)
 			g.Expect(err).NotTo(HaveOccurred())
 			if token != "" {
 				request.Header.Set("Authorization", "Bearer "+token)
@@ -49,6 +49,7 @@ var _ = Describe("the metrics", Ordered, func() {
 			return response
 		}
 	}
+	get := func(token string) func(Gomega) *http.Response { return ask("/metrics", token) }
 
 	It("are refused to whoever has no token", func() {
 		Eventually(get("")).Should(HaveHTTPStatus(http.StatusUnauthorized))
@@ -71,6 +72,7 @@ var _ = Describe("the metrics", Ordered, func() {
 		Expect(response).To(HaveHTTPStatus(http.StatusOK))
 		Expect(response.ProtoMajor).To(Equal(1))
 		Expect(io.ReadAll(response.Body)).To(ContainSubstring("appisolation_drift_undone_total"))
+		Expect(ask("/debug/pprof/", tokenOf(account))(Default)).To(HaveHTTPStatus(http.StatusNotFound), "no profiles of the process")
 	})
 
 	It("are those that the alerts, the dashboard and the page speak of", func() {

@@ -25,7 +25,7 @@ import (
 var _ = Describe("a change wakes", Ordered, func() {
 	const oneTier = "tiers: [{name: a, podSelector: {matchLabels: {tier: a}}, ports: [{port: 80}]}]\nflows: []\n"
 	var (
-		woken                          = &wakes{of: map[string]string{}}
+		woken                          = &wakes{of: map[string]string{}, profile: "wakes"}
 		shop, clients, finance, others string // namespaces
 		profile                        = &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "wakes"}}
 	)
@@ -64,13 +64,13 @@ var _ = Describe("a change wakes", Ordered, func() {
 		woken.expect("finance/ledger", "clients/names-app", "shop/names-namespace", "shop/sends-to-namespace")
 	})
 
-	It("those of a namespace that is given a profile, and those of all that have the profile when it changes", func() {
+	It("those of a namespace that is given a profile, and those of all that have the profile when it changes; and the profile", func() {
 		woken.forget()
 		label(namespace(others), `"`+v1alpha1.LabelProfile+`": "wakes"`)
-		woken.expect("others/asks-api-server", "others/alone")
+		woken.expect("others/asks-api-server", "others/alone", "the profile")
 		woken.forget()
 		Expect(k8s.Patch(ctx, profile, client.RawPatch(types.MergePatchType, []byte(`{"spec": {"entities": {"nodes": ["10.0.0.0/24"]}}}`)))).To(Succeed())
-		woken.expect("others/asks-api-server", "others/alone")
+		woken.expect("others/asks-api-server", "others/alone", "the profile")
 	})
 
 	It("those that name an application whose tiers change, and those that look at its namespace", func() {
@@ -81,12 +81,18 @@ var _ = Describe("a change wakes", Ordered, func() {
 		woken.expect("finance/ledger", "clients/names-app", "shop/sends-to-namespace")
 	})
 
-	It("those that look at a pod", func() {
+	It("those that look at a pod, or a Service", func() {
 		woken.forget()
 		create(podOf(finance, "pod", map[string]string{"tier": "other"}))
 		woken.expect("finance/ledger", "shop/sends-to-namespace")
 		woken.forget()
 		label(podOf(finance, "pod", nil), `"tier": "a"`)
+		woken.expect("finance/ledger", "shop/sends-to-namespace")
+		woken.forget()
+		create(&corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: finance, Name: "service"},
+			Spec:       corev1.ServiceSpec{Selector: map[string]string{"tier": "a"}, Ports: []corev1.ServicePort{{Port: 80}}},
+		})
 		woken.expect("finance/ledger", "shop/sends-to-namespace")
 	})
 
@@ -142,13 +148,14 @@ var _ = Describe("a change wakes", Ordered, func() {
 	})
 })
 
-// wakes is the operator's log, of which it keeps which applications of some namespaces were reconciled.
+// wakes is the operator's log, of which it keeps which applications of some namespaces, and whether a profile of theirs, were reconciled.
 type wakes struct {
-	// of are the namespaces, and what they are called here.
-	of    map[string]string
-	mutex sync.Mutex
-	rest  []byte
-	names map[string]bool
+	// of are the namespaces, and what they are called here; profile is that of one of them.
+	of      map[string]string
+	profile string
+	mutex   sync.Mutex
+	rest    []byte
+	names   map[string]bool
 }
 
 func (w *wakes) Write(text []byte) (int, error) {
@@ -162,12 +169,16 @@ func (w *wakes) Write(text []byte) (int, error) {
 			return len(text), nil
 		}
 		var line struct {
-			Msg          string
-			AppIsolation struct{ Namespace, Name string }
+			Msg              string
+			AppIsolation     struct{ Namespace, Name string }
+			IsolationProfile struct{ Name string }
 		}
 		if json.Unmarshal(w.rest[:end], &line) == nil && line.Msg == "Reconciling" {
 			if name := w.of[line.AppIsolation.Namespace]; name != "" {
 				w.names[name+"/"+line.AppIsolation.Name] = true
+			}
+			if line.IsolationProfile.Name == w.profile {
+				w.names["the profile"] = true
 			}
 		}
 		w.rest = w.rest[end+1:]

@@ -49,16 +49,19 @@ func FuzzDeclaration(f *testing.F) {
 	})
 }
 
-// readWorld are the AppIsolations of a text, each with names that an API server would take.
+// readWorld are the AppIsolations of a text, each with names that an API server would take, and its first profile, for all.
 func readWorld(text []byte) declared.World {
 	w := declared.World{Refused: map[types.NamespacedName]bool{}}
 	_ = declared.EachDocument(text, func(document []byte) error {
-		app := &v1alpha1.AppIsolation{}
-		if len(w.Apps) == maxApps || yaml.Unmarshal(document, app) != nil || app.Kind != "AppIsolation" {
-			return nil
+		app, profile := &v1alpha1.AppIsolation{}, &v1alpha1.IsolationProfile{}
+		switch {
+		case yaml.Unmarshal(document, app) == nil && app.Kind == "AppIsolation" && len(w.Apps) < maxApps:
+			app.Namespace, app.Name = []string{"shop", "shop", "finance"}[len(w.Apps)], []string{"shop", "web", "ledger"}[len(w.Apps)]
+			w.Apps = append(w.Apps, app)
+		case yaml.Unmarshal(document, profile) == nil && profile.Kind == "IsolationProfile" && w.Profiles == nil:
+			profile.Name = v1alpha1.DefaultProfile
+			w.Profiles = map[string]*v1alpha1.IsolationProfile{profile.Name: profile}
 		}
-		app.Namespace, app.Name = []string{"shop", "shop", "finance"}[len(w.Apps)], []string{"shop", "web", "ledger"}[len(w.Apps)]
-		w.Apps = append(w.Apps, app)
 		return nil
 	})
 	for _, app := range w.Apps {
