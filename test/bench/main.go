@@ -21,7 +21,7 @@ import (
 func main() {
 	page := flag.String("page", "", "The Markdown file whose tables are written; none means that they are only printed.")
 	only := flag.String("only", ".", "A regular expression: the measurements that run.")
-	profile := flag.String("profile", "", "The file for a CPU profile of the operator; nothing else is done then.")
+	profile := flag.String("profile", "", "The folder for profiles of the operator, cpu and heap; nothing else is done then.")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
