@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -56,15 +55,15 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var app v1alpha1.AppIsolation
-	if err := r.Get(work, req.NamespacedName, &app); apierrors.IsNotFound(err) {
+	if _, err := get(work, r, req.NamespacedName, &app); apierrors.IsNotFound(err) {
 		r.keeper.forget(req.NamespacedName)
 		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read AppIsolation %s: %w", req, err)
 	}
-	if isCollected(&app) {
-		return ctrl.Result{}, nil
+	if !app.DeletionTimestamp.IsZero() {
+		return ctrl.Result{}, nil // its policies are the garbage collector's
 	}
 	done := r.isolate(work, &app)
 	done.enforced = r.enforcement.condition(&app)
@@ -77,14 +76,6 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		return ctrl.Result{}, err
 	}
 	return ctrl.Result{RequeueAfter: done.wait}, nil
-}
-
-// isCollected says whether an owner's policies are the garbage collector's by now, which deletes them first or has them
-// stay. An owner that waits for somebody else's finalizer is in force until it is gone.
-func isCollected(owner client.Object) bool {
-	return slices.ContainsFunc(owner.GetFinalizers(), func(f string) bool {
-		return f == metav1.FinalizerDeleteDependents || f == metav1.FinalizerOrphanDependents
-	})
 }
 
 // outcome is what came of a reconcile; the conditions are made of it.
@@ -140,7 +131,7 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	o.problems = append(o.problems, o.view.Problems...)
 	existing, err := r.existing(ctx, app, desired)
 	if err != nil {
-		o.err = err
+		o.writes = unread(err)
 		return o
 	}
 	if isolation.UsesAPIServer(app) && len(facts.APIServer.Endpoints) == 0 && len(app.Status.Tiers) > 0 {
@@ -166,15 +157,14 @@ func (r *Reconciler) existing(
 	wanted := map[string]bool{}
 	for _, want := range desired {
 		wanted[want.Name] = true
-		var have networkingv1.NetworkPolicy
-		err := r.Get(ctx, client.ObjectKeyFromObject(want), &have)
+		have, err := r.keeper.get(ctx, app, client.ObjectKeyFromObject(want))
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read NetworkPolicy %s/%s: %w", want.Namespace, want.Name, err)
 		}
-		found = append(found, &have)
+		found = append(found, have)
 	}
 	// The list is for what is obsolete only, so it need not wait until all writes of all workers are in the cache. What
 	// it doesn't show yet will wake us.

@@ -14,8 +14,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
 
 	"golang.org/x/sync/errgroup"
 
@@ -38,11 +40,19 @@ type writes struct {
 	wait      time.Duration
 }
 
+// unread is what comes of a read that failed: nothing is written.
+func unread(err error) writes {
+	if errors.Is(err, errOutdated) {
+		return writes{outdated: true}
+	}
+	return writes{err: err}
+}
+
 // apply carries out a plan, step by step, and stops before the next step where one is not done whole.
-func apply(ctx context.Context, c client.Client, plan isolation.Plan) writes {
+func (k *keeper) apply(ctx context.Context, plan isolation.Plan) writes {
 	var done writes
 	for _, step := range plan.Steps {
-		applyStep(ctx, c, step, &done)
+		k.applyStep(ctx, step, &done)
 		if done.err != nil || done.outdated {
 			break
 		}
@@ -51,7 +61,7 @@ func apply(ctx context.Context, c client.Client, plan isolation.Plan) writes {
 }
 
 // applyStep tries every change of a step: one that fails keeps none of the others from being written.
-func applyStep(ctx context.Context, c client.Client, step []isolation.Change, done *writes) {
+func (k *keeper) applyStep(ctx context.Context, step []isolation.Change, done *writes) {
 	var group errgroup.Group
 	group.SetLimit(writers)
 	errs, panics := make([]error, len(step)), make([]any, len(step))
@@ -62,7 +72,7 @@ func applyStep(ctx context.Context, c client.Client, step []isolation.Change, do
 					panics[i] = fmt.Sprintf("%v\n%s", panics[i], debug.Stack())
 				}
 			}()
-			errs[i] = write(ctx, c, change)
+			errs[i] = k.write(ctx, change)
 			return nil
 		})
 	}
@@ -86,18 +96,21 @@ func applyStep(ctx context.Context, c client.Client, step []isolation.Change, do
 	}
 }
 
-func write(ctx context.Context, c client.Client, change isolation.Change) error {
+func (k *keeper) write(ctx context.Context, change isolation.Change) error {
 	policy := change.Policy.DeepCopy()
 	var err error
 	switch change.Operation {
 	case v1alpha1.OperationCreate:
-		err = c.Create(ctx, policy)
+		err = k.client.Create(ctx, policy)
 	case v1alpha1.OperationUpdate:
-		err = c.Update(ctx, policy)
+		err = k.client.Update(ctx, policy)
 	case v1alpha1.OperationDelete:
-		// Only the object that we looked at: one made since under the same name may be somebody else's. That it is gone is
-		// not waited for: where a watch begins anew meanwhile, the cache never hears of it. To delete it again does nothing.
-		err = c.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
+		// Only the object that we looked at: one made since under the same name may be somebody else's. Nobody waits until
+		// the cache has it no more: it is doubted.
+		err = k.client.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
+	}
+	if change.Operation == v1alpha1.OperationDelete || change.Operation == v1alpha1.OperationUpdate && err != nil {
+		k.doubted.Add(policy.UID, nil)
 	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
@@ -134,7 +147,7 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 	if err := r.Live.Get(ctx, client.ObjectKeyFromObject(app), &found); client.IgnoreNotFound(err) != nil {
 		return false, fmt.Errorf("read AppIsolation %s/%s: %w", app.Namespace, app.Name, err)
 	}
-	return found.UID != app.UID || isCollected(&found), nil
+	return found.UID != app.UID || !found.DeletionTimestamp.IsZero(), nil
 }
 
 // keeper writes the policies of applications, or of profiles, and remembers what was in place: what differs later,
@@ -145,6 +158,13 @@ type keeper struct {
 	// placed is a map of owners, by name, to what each had in place. It only words events and metrics, and bounds contests.
 	placed   sync.Map
 	contests contests
+	// doubted are policies of which the cache may have what is no more, by UID: those that were deleted, or written with
+	// an answer that says nothing of what was done.
+	doubted *lru.Cache
+}
+
+func newKeeper(mgr manager.Manager) keeper {
+	return keeper{client: mgr.GetClient(), live: mgr.GetAPIReader(), doubted: lru.New(mostDoubted)}
 }
 
 // hashes are of what was desired, by policy.
@@ -164,7 +184,7 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 	plan.MarkUndoes(wasPlaced)
 	due := k.contests.due(uid, plan, time.Now())
 	k.contests.identify(uid, due, lastToChange(ctx, k.live))
-	done := apply(ctx, k.client, due)
+	done := k.apply(ctx, due)
 	k.contests.undone(uid, done.written, time.Now())
 
 	for _, change := range plan.Changes() {

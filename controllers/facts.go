@@ -18,8 +18,8 @@ import (
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// facts reads, from the cache, what the declaration's translation depends on. Everything read here has a key in
-// references, so that its change wakes the application.
+// facts reads what the declaration's translation depends on, from the cache but for what guardrails depend on. Everything
+// read here has a key in references, so that its change wakes the application.
 func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Facts, error) {
 	facts := isolation.Facts{
 		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
@@ -31,25 +31,14 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	}
 	for key := range isolation.NamedApps(app) {
 		var peer v1alpha1.AppIsolation
-		if err := r.Get(ctx, key, &peer); client.IgnoreNotFound(err) != nil {
+		if _, err := get(ctx, r, key, &peer); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read AppIsolation %s: %w", key, err)
 		} else if err == nil {
 			facts.Apps[key] = &peer.Spec
 		}
 	}
-	var namespaces client.Reader = r
-	if facts.Profile != nil && facts.Profile.Spec.Guardrails.IngressNamespaces != nil {
-		namespaces = newest // their labels say whether they may be named
-	}
-	for name := range isolation.NamedNamespaces(app) {
-		if name == app.Namespace {
-			continue // it is known already
-		}
-		if namespace, err := namespaceNamed(ctx, namespaces, name); client.IgnoreNotFound(err) != nil {
-			return facts, fmt.Errorf("read namespace %s: %w", name, err)
-		} else if err == nil {
-			facts.Namespaces[name] = namespace.Labels
-		}
+	if err := r.addNamespaces(ctx, newest, app, &facts); err != nil {
+		return facts, err
 	}
 	var err error
 	if isolation.UsesAPIServer(app) {
@@ -61,6 +50,27 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 		facts.ScopeHolder, err = r.scopeHolder(ctx, app)
 	}
 	return facts, err
+}
+
+// addNamespaces reads the labels of the namespaces that the declaration names, but for its own, which is known.
+func (r *Reconciler) addNamespaces(ctx context.Context, newest client.Reader, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
+	isGuarded := facts.Profile != nil && facts.Profile.Spec.Guardrails.IngressNamespaces != nil
+	sources := isolation.NamedSources(app)
+	for name := range isolation.NamedNamespaces(app) {
+		if name == app.Namespace {
+			continue
+		}
+		var reader client.Reader = r
+		if isGuarded && sources[name] {
+			reader = newest
+		}
+		if namespace, err := namespaceNamed(ctx, reader, name); client.IgnoreNotFound(err) != nil {
+			return fmt.Errorf("read namespace %s: %w", name, err)
+		} else if err == nil {
+			facts.Namespaces[name] = namespace.Labels
+		}
+	}
+	return nil
 }
 
 // newestFor reads what guardrails depend on. A declaration that was not accepted so far is judged by what the API server
@@ -83,7 +93,7 @@ func addProfile(ctx context.Context, reader client.Reader, app *v1alpha1.AppIsol
 	facts.Namespaces[app.Namespace] = namespace.Labels
 	name, named := isolation.ProfileName(namespace.Labels)
 	var profile v1alpha1.IsolationProfile
-	switch err := reader.Get(ctx, types.NamespacedName{Name: name}, &profile); {
+	switch _, err := get(ctx, reader, types.NamespacedName{Name: name}, &profile); {
 	case err == nil:
 		facts.Profile = &profile
 	case !apierrors.IsNotFound(err):

@@ -59,14 +59,14 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var profile v1alpha1.IsolationProfile
-	if err := r.Get(work, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
+	if _, err := get(work, r, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
 		r.keeper.forget(req.NamespacedName)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
 	} else if err != nil {
 		return ctrl.Result{}, fmt.Errorf("read IsolationProfile %s: %w", req.Name, err)
 	}
-	if isCollected(&profile) {
+	if !profile.DeletionTimestamp.IsZero() {
 		return ctrl.Result{}, nil
 	}
 	done := r.deny(work, &profile)
@@ -97,7 +97,7 @@ func (r *ProfileReconciler) deny(ctx context.Context, profile *v1alpha1.Isolatio
 	}
 	sites, err := r.sites(ctx, profile)
 	if err != nil {
-		return denial{writes: writes{err: err}}
+		return denial{writes: unread(err)}
 	}
 	done := denial{plan: isolation.NewBaselinePlan(profile, sites)}
 	for _, site := range sites {
@@ -124,7 +124,7 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 			if !namespace.DeletionTimestamp.IsZero() {
 				continue // its pods may still run: what it has goes with it
 			}
-			policy, err := r.baseline(ctx, namespace.Name, profile.Name)
+			policy, err := r.baseline(ctx, profile, namespace.Name)
 			if err != nil {
 				return nil, err
 			}
@@ -150,10 +150,9 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 }
 
 // baseline is what a namespace has under the name of a profile's baseline; nil if nothing.
-func (r *ProfileReconciler) baseline(ctx context.Context, namespace, profile string) (*networkingv1.NetworkPolicy, error) {
-	policy := &networkingv1.NetworkPolicy{}
-	key := types.NamespacedName{Namespace: namespace, Name: isolation.BaselineName(profile)}
-	err := r.Get(ctx, key, policy)
+func (r *ProfileReconciler) baseline(ctx context.Context, profile *v1alpha1.IsolationProfile, namespace string) (*networkingv1.NetworkPolicy, error) {
+	key := types.NamespacedName{Namespace: namespace, Name: isolation.BaselineName(profile.Name)}
+	policy, err := r.keeper.get(ctx, profile, key)
 	if apierrors.IsNotFound(err) {
 		return nil, nil
 	}
@@ -178,13 +177,13 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 		return false, nil
 	}
 	var profile v1alpha1.IsolationProfile
-	if err := r.Get(ctx, types.NamespacedName{Name: other}, &profile); err != nil {
+	if _, err := get(ctx, r, types.NamespacedName{Name: other}, &profile); err != nil {
 		return true, client.IgnoreNotFound(err)
 	}
 	if len(isolation.ValidateProfile(&profile)) > 0 {
 		return true, nil // it puts none on the namespace as it is
 	}
-	policy, err := r.baseline(ctx, name, other)
+	policy, err := r.baseline(ctx, &profile, name)
 	isThere := policy != nil && isolation.OwnsBaseline(&profile, policy)
 	return !isThere && isolation.Baseline(&profile, name) != nil, err
 }

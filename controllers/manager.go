@@ -67,9 +67,8 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	}
 	readYourWrites := true
 	mgr, err := ctrl.NewManager(cfg, manager.Options{
-		Scheme:    scheme,
-		Cache:     cacheOptions(),
-		NewClient: newClient,
+		Scheme: scheme,
+		Cache:  cacheOptions(),
 		Client: client.Options{
 			FieldOwner: name,
 			// A reconcile that doesn't see what the one before it wrote would write it again.
@@ -100,7 +99,7 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	}
 	reconciler := &Reconciler{
 		Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Recorder: mgr.GetEventRecorder(name),
-		keeper:   keeper{client: mgr.GetClient(), live: mgr.GetAPIReader()},
+		keeper:   newKeeper(mgr),
 		outdated: untilSeen(), enforcement: check,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
@@ -108,7 +107,7 @@ func NewManager(cfg *rest.Config, options Options) (manager.Manager, error) {
 	}
 	profiles := &ProfileReconciler{
 		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder(name),
-		keeper:   keeper{client: mgr.GetClient(), live: mgr.GetAPIReader()},
+		keeper:   newKeeper(mgr),
 		outdated: untilSeen(),
 	}
 	if err := profiles.SetupWithManager(mgr); err != nil {

@@ -10,14 +10,25 @@ import (
 
 // What an application names is what the facts about it have to tell.
 
-// allPeers are the peers of all ingress and egress entries.
-func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
+// sourcePeers are the peers of all ingress entries.
+func sourcePeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
 	return func(yield func(*v1alpha1.Peer) bool) {
 		for i := range app.Spec.Ingress {
 			for j := range app.Spec.Ingress[i].From {
 				if !yield(&app.Spec.Ingress[i].From[j]) {
 					return
 				}
+			}
+		}
+	}
+}
+
+// allPeers are the peers of all ingress and egress entries.
+func allPeers(app *v1alpha1.AppIsolation) iter.Seq[*v1alpha1.Peer] {
+	return func(yield func(*v1alpha1.Peer) bool) {
+		for peer := range sourcePeers(app) {
+			if !yield(peer) {
+				return
 			}
 		}
 		for i := range app.Spec.Egress {
@@ -43,8 +54,19 @@ func NamedApps(app *v1alpha1.AppIsolation) map[types.NamespacedName]bool {
 
 // NamedNamespaces are the namespaces that an application names as peers, and its own.
 func NamedNamespaces(app *v1alpha1.AppIsolation) map[string]bool {
-	named := map[string]bool{app.Namespace: true}
-	for peer := range allPeers(app) {
+	named := namespacesOf(allPeers(app), app)
+	named[app.Namespace] = true
+	return named
+}
+
+// NamedSources are the namespaces that an application names in its ingress entries.
+func NamedSources(app *v1alpha1.AppIsolation) map[string]bool {
+	return namespacesOf(sourcePeers(app), app)
+}
+
+func namespacesOf(peers iter.Seq[*v1alpha1.Peer], app *v1alpha1.AppIsolation) map[string]bool {
+	named := map[string]bool{}
+	for peer := range peers {
 		if peer.Namespace != "" {
 			named[string(peer.Namespace)] = true
 		}

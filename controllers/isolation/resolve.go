@@ -367,11 +367,6 @@ func (r *resolver) peerTier(e entry, ref *v1alpha1.AppRef) (*v1alpha1.Tier, bool
 		r.unresolved(e, v1alpha1.ReasonAppInvalid, "AppIsolation %s is wrong: its team has to correct %s", key, errs[0])
 		return nil, false
 	}
-	if size := len(sortKey(normalSelector(tier.PodSelector))); size > mostOfOthers {
-		r.unresolved(e, v1alpha1.ReasonAppInvalid, "the podSelector of tier %s of AppIsolation %s has %d bytes, and %d is the most that others repeat: its team has to shorten it",
-			ref.Tier, key, size, mostOfOthers)
-		return nil, false
-	}
 	return tier, true
 }
 

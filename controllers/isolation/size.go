@@ -9,15 +9,10 @@ import (
 	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
-// A declaration may be far smaller than its policies: each rule repeats the selectors of its peers.
-const (
-	// mostBytes is how large the rules of a tier's policy may be, as JSON. etcd takes no object over 1.5 MB, and what is
-	// this large is made in memory before it is refused.
-	mostBytes = 1_000_000
-	// mostOfOthers is how large a selector of another application may be that ours repeat: else a team could make another
-	// team's policies too large.
-	mostOfOthers = 4 << 10
-)
+// mostBytes is how large the rules of a tier's policy may be, as JSON. etcd takes no object over 1.5 MB, and what is
+// this large is made in memory before it is refused. A declaration may be far smaller than its policies: each rule repeats
+// the selectors of its peers.
+const mostBytes = 1_000_000
 
 // tooLarge are the problems of tiers whose policies would be too large.
 func tooLarge(spec *v1alpha1.AppIsolationSpec, model Model) []Problem {

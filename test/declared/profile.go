@@ -35,9 +35,9 @@ func (w World) said(namespace string) v1alpha1.IsolationProfileSpec {
 // baseline is what a namespace denies if nobody declares anything, by the profile that its label names.
 func (w World) baseline(namespace string) v1alpha1.Baseline {
 	if profile := w.Profiles[w.Namespaces[namespace][v1alpha1.LabelProfile]]; profile != nil {
-		return profile.Spec.Baseline
+		return profile.Spec.EffectiveBaseline()
 	}
-	return ""
+	return v1alpha1.BaselineNone
 }
 
 // isDNS says whether a connection asks the cluster's name servers.

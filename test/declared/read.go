@@ -26,7 +26,7 @@ func (w World) Out(from, to Endpoint, c Connection) bool {
 // In says whether the receiver's side lets a connection come.
 func (w World) In(from, to Endpoint, c Connection) bool {
 	isolated := w.isolating(to)
-	isFree := len(isolated) == 0 && slices.Contains([]v1alpha1.Baseline{"", v1alpha1.BaselineNone}, w.baseline(to.Namespace))
+	isFree := len(isolated) == 0 && w.baseline(to.Namespace) == v1alpha1.BaselineNone
 	return isFree || slices.ContainsFunc(isolated, func(l lines) bool { return l.in(from, to, c) })
 }
 

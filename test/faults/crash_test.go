@@ -181,6 +181,7 @@ func makeHome(t *testing.T) {
 func (c change) crashAfter(t *testing.T, k int) (more bool, verdicts int) {
 	t.Helper()
 	u, failing := c.begin(t, k8s), newCrash(k)
+	defer u.remove(t)
 	u.proxy.Set(failing.fault)
 	u.make(t)
 	more = u.await(t, failing.reached)
@@ -314,7 +315,7 @@ func nameProfile(t *testing.T, profile string) {
 	})
 }
 
-// finish waits until the change is done, judges every state on the way, and removes everything.
+// finish waits until the change is done, and judges every state on the way.
 func (u *underway) finish(t *testing.T, within time.Duration) (verdicts int) {
 	t.Helper()
 	g := NewWithT(t)
@@ -329,7 +330,13 @@ func (u *underway) finish(t *testing.T, within time.Duration) (verdicts int) {
 	if u.to != nil {
 		settled(t, u.operator, u.app)
 	}
-	g.Expect(u.operator.Kill()).To(Succeed()) // or it might write a policy anew before it sees that the application is gone
+	return verdicts
+}
+
+// remove removes everything.
+func (u *underway) remove(t *testing.T) {
+	t.Helper()
+	NewWithT(t).Expect(u.operator.Kill()).To(Succeed()) // or it might write a policy anew before it sees that the application is gone
 	tidy(t, u.app)
 	nameProfile(t, "")
 	for _, profile := range []*v1alpha1.IsolationProfile{u.profile, u.other} {
@@ -337,7 +344,6 @@ func (u *underway) finish(t *testing.T, within time.Duration) (verdicts int) {
 			remove(t, profile)
 		}
 	}
-	return verdicts
 }
 
 // becomesCurrent waits until the status speaks of the present declaration, and nothing more is to be written for it.

@@ -87,7 +87,10 @@ func (m moment) at(n int, some which) controlplane.Fault {
 	return of(mine, before(func(r *http.Request) {
 		swallow(r)
 		close(m.come)
-		<-m.pass
+		select {
+		case <-m.pass:
+		case <-r.Context().Done():
+		}
 	}))
 }
 
@@ -153,8 +156,9 @@ func cutAfter(d time.Duration) controlplane.Fault {
 	}
 }
 
-// gate holds back what comes along watches while it is closed.
+// gate holds back what comes along watches while it is closed: everything, or from something on.
 type gate struct {
+	from  string
 	mutex sync.Mutex
 	open  chan struct{}
 }
@@ -179,7 +183,8 @@ func (g *gate) release() {
 
 func (g *gate) fault(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(&gated{w, g, r.Context()}, r)
+		r.Header.Set("Accept-Encoding", "identity") // to be read on the way
+		next.ServeHTTP(&gated{w, g, r.Context(), false}, r)
 	})
 }
 
@@ -188,6 +193,7 @@ type gated struct {
 	http.ResponseWriter
 	gate *gate
 	ctx  context.Context
+	held bool
 }
 
 func (w *gated) Unwrap() http.ResponseWriter { return w.ResponseWriter }
@@ -196,6 +202,9 @@ func (w *gated) Write(chunk []byte) (int, error) {
 	w.gate.mutex.Lock()
 	open := w.gate.open
 	w.gate.mutex.Unlock()
+	if w.held = w.held || bytes.Contains(chunk, []byte(w.gate.from)); !w.held {
+		return w.ResponseWriter.Write(chunk)
+	}
 	select {
 	case <-open:
 		return w.ResponseWriter.Write(chunk)

@@ -180,7 +180,7 @@ func TestF15NamespaceComesBack(t *testing.T) {
 	p.Set(creation.at(1, writesPolicy))
 	since := audit.now(t)
 	create(t, application(t, place.Name, "shop", twoTiers))
-	<-creation.come
+	NewWithT(t).Eventually(creation.come).Should(BeClosed())
 	var there corev1.Namespace
 	g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(place), &there)).To(Succeed())
 	g.Expect(k8s.Delete(t.Context(), &there)).To(Succeed())

@@ -187,9 +187,39 @@ func TestF02StaleCache(t *testing.T) {
 	settled(t, o, app)
 }
 
+// TestF02TakenBack takes a change back before the operator sees what it deleted for it: at once, and after it has given up
+// to wait for that. The policy that it sees still is not the one that is needed again.
+func TestF02TakenBack(t *testing.T) {
+	makeHome(t)
+	for _, late := range []time.Duration{0, 7 * time.Second} {
+		t.Run(late.String(), func(t *testing.T) {
+			g, deletions := NewWithT(t), newGate()
+			deletions.from = "DELETED"
+			_, o := proxied(t, of(watches("/networkpolicies"), deletions.fault))
+			app := application(t, home, "shop", base)
+			defer tidy(t, app)
+			create(t, app)
+			converges(t, app)
+			deletions.close()
+			edit(t, app, func() {
+				app.Spec.Tiers[1].Name, app.Spec.Flows[0].To, app.Spec.Flows[1].From = "other", "other", "other"
+			})
+			eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, home)).NotTo(HaveKey("shop-b")) })
+			w, end := world(g, t, app.DeepCopy()), record(t, k8s, home)
+			edit(t, app, func() { app.Spec = application(t, home, "shop", base).Spec })
+			<-time.After(late)
+			deletions.release()
+			converges(t, app)
+			states := end()
+			t.Logf("%d verdicts on %v", states.judge(t, w, world(g, t, app)), states.events)
+			settled(t, o, app)
+		})
+	}
+}
+
 // TestF02FrozenAPIServer has the operator ask a second API server whose cache stands still, while another operator carries
-// out a newer declaration by way of the first. What it wants to write is about policies that have changed since, and is
-// refused; so is what one wants to write that starts there and takes the past for the present. Only a client that lists
+// out a newer declaration by way of the first. It finds out before it writes again; and what one wants to write that starts
+// there, and takes the past for the present, is about policies that have changed since, and is refused. Only a client that lists
 // as older ones do is shown the past: to today's the API server gives nothing until it is up to date.
 func TestF02FrozenAPIServer(t *testing.T) {
 	makeHome(t)
@@ -216,8 +246,11 @@ func TestF02FrozenAPIServer(t *testing.T) {
 	g.Expect(other.Kill()).To(Succeed())
 
 	end := record(t, k8s, home)
-	p.Set()
-	isRefused(t)
+	var questions counter
+	p.Set(of(readsDeclaration, questions.fault))
+	eventually(t, soon, func(g Gomega) { // it knows that it does not know what came of its writes, and asks whether they are still wanted
+		g.Expect(len(questions.requests())).To(BeNumerically(">=", 2))
+	})
 	g.Expect(o.Kill()).To(Succeed())
 	t.Setenv("KUBE_FEATURE_WatchListClient", "false")
 	o = startOperator(t, lagging)
@@ -237,6 +270,11 @@ func isRefused(t *testing.T) {
 		g.Expect(audit.writes(t, since)).To(ContainElement(And(
 			HaveField("ResponseStatus.Code", 409), HaveField("ObjectRef.Resource", "networkpolicies"))))
 	})
+}
+
+// readsDeclaration are the requests by which the operator asks for one application.
+func readsDeclaration(r *http.Request) bool {
+	return r.Method == http.MethodGet && strings.HasSuffix(r.URL.Path, "/appisolations/shop")
 }
 
 // watchesEtcd are the requests by which an API server hears of changes.

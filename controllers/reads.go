@@ -1,0 +1,78 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// reconcileTimeout ends a reconcile whose API server or watch hangs; the last of it is for the report.
+	reconcileTimeout = time.Minute
+	// workTimeout ends all of it but the report.
+	workTimeout = 45 * time.Second
+	// ownWrites is for how long, from its beginning, a reconcile waits for the cache to have what was written before. What
+	// somebody deleted before the watch began anew it never has.
+	ownWrites = 5 * time.Second
+	// mostDoubted is how many policies are remembered of which the cache may have what is no more.
+	mostDoubted = 10_000
+)
+
+// get reads an object from the cache, when that has what was written of it, or later than ownWrites as it is. The context
+// has to be one that was made with workTimeout.
+func get(ctx context.Context, reader client.Reader, key client.ObjectKey, object client.Object) (isLate bool, err error) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return false, reader.Get(ctx, key, object)
+	}
+	waiting, cancel := context.WithDeadline(ctx, deadline.Add(ownWrites-workTimeout))
+	defer cancel()
+	err = reader.Get(waiting, key, object)
+	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		return false, err
+	}
+	return true, reader.Get(ctx, key, object, client.DisableReadYourWritesConsistency)
+}
+
+// errOutdated means that the API server knows a newer declaration than the cache. Its event is on its way.
+var errOutdated = errors.New("the declaration is outdated")
+
+// get reads a policy: from the cache, or from the API server where the cache may have what is no more.
+func (k *keeper) get(ctx context.Context, owner client.Object, key client.ObjectKey) (*networkingv1.NetworkPolicy, error) {
+	var policy networkingv1.NetworkPolicy
+	isLate, err := get(ctx, k.client, key, &policy)
+	if _, isDoubted := k.doubted.Get(policy.UID); !isLate && !isDoubted {
+		return &policy, err
+	}
+	if err := k.confirm(ctx, owner); err != nil {
+		return nil, err
+	}
+	var now networkingv1.NetworkPolicy
+	err = k.live.Get(ctx, key, &now)
+	if err == nil && now.UID == policy.UID && now.ResourceVersion == policy.ResourceVersion {
+		k.doubted.Remove(policy.UID)
+	}
+	return &now, err
+}
+
+// confirm returns errOutdated if the API server knows a newer owner. What is written by a cache that stands still is
+// refused, since the policies have changed; beside policies from the API server that would not be so.
+func (k *keeper) confirm(ctx context.Context, owner client.Object) error {
+	kind, err := k.client.GroupVersionKindFor(owner)
+	if err != nil {
+		return fmt.Errorf("find the kind of %T: %w", owner, err)
+	}
+	now := &metav1.PartialObjectMetadata{}
+	now.SetGroupVersionKind(kind)
+	err = k.live.Get(ctx, client.ObjectKeyFromObject(owner), now)
+	if apierrors.IsNotFound(err) || err == nil && (now.UID != owner.GetUID() || now.Generation != owner.GetGeneration()) {
+		return errOutdated
+	}
+	return err
+}
