@@ -548,19 +548,6 @@ spec: {policyName: ` + namespace + `, validationActions: [Deny]}
 		Eventually(func() []string { return names(app.Namespace) }).Should(BeEmpty())
 	})
 
-	It("keeps an application in force that is being deleted and waits for somebody's finalizer", func() {
-		app := application(newNamespace(), "shop", twoTiers)
-		app.Finalizers = []string{"test/slow"}
-		create(app)
-		eventuallyReady(app)
-		Expect(k8s.Delete(ctx, app.DeepCopy())).To(Succeed())
-		policy := policies(app.Namespace)["shop-a"]
-		Expect(k8s.Delete(ctx, &policy)).To(Succeed())
-		Eventually(func() []string { return names(app.Namespace) }).Should(ContainElement("shop-a"))
-		edit(app, func() { app.Finalizers = nil })
-		Eventually(func() []string { return names(app.Namespace) }).Should(BeEmpty())
-	})
-
 	It("holds up no namespace that is being deleted", func() {
 		app := application(newNamespace(), "shop", twoTiers)
 		create(app)
