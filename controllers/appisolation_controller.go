@@ -55,7 +55,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var app v1alpha1.AppIsolation
-	if _, err := get(work, r, req.NamespacedName, &app); apierrors.IsNotFound(err) {
+	isLate, err := get(work, r, req.NamespacedName, &app)
+	if isLate { // the status that it lacks says what was refused
+		app = v1alpha1.AppIsolation{}
+		err = r.Live.Get(work, req.NamespacedName, &app)
+	}
+	if apierrors.IsNotFound(err) {
 		r.keeper.forget(req.NamespacedName)
 		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
@@ -153,34 +158,52 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 func (r *Reconciler) existing(
 	ctx context.Context, app *v1alpha1.AppIsolation, desired []*networkingv1.NetworkPolicy,
 ) ([]*networkingv1.NetworkPolicy, error) {
-	found := make([]*networkingv1.NetworkPolicy, 0, len(desired))
-	wanted := map[string]bool{}
+	wanted, asked := map[string]bool{}, map[string]bool{}
 	for _, want := range desired {
-		wanted[want.Name] = true
-		have, err := r.keeper.get(ctx, app, client.ObjectKeyFromObject(want))
-		if apierrors.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read NetworkPolicy %s/%s: %w", want.Namespace, want.Name, err)
-		}
-		found = append(found, have)
+		wanted[want.Name], asked[want.Name] = true, true
 	}
-	// The list is for what is obsolete only, so it need not wait until all writes of all workers are in the cache. What
-	// it doesn't show yet will wake us.
+	for _, name := range r.keeper.placedBy(app) { // what is obsolete now is not missed because the cache has it not yet
+		asked[name] = true
+	}
+	owned, err := r.owned(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	var found []*networkingv1.NetworkPolicy
+	for i := range owned {
+		if r.keeper.doubtOf(&owned[i]) != none {
+			asked[owned[i].Name] = true
+		}
+		if !asked[owned[i].Name] {
+			found = append(found, &owned[i])
+		}
+	}
+	for name := range asked {
+		key := client.ObjectKey{Namespace: app.Namespace, Name: name}
+		have, err := r.keeper.get(ctx, app, key)
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			return nil, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
+		case wanted[name] || isolation.Owns(app, have):
+			found = append(found, have)
+		}
+	}
+	return found, nil
+}
+
+// owned are the policies that the application owns, or that a former one of its name left to it. This need not wait until
+// all writes of all workers are in the cache.
+func (r *Reconciler) owned(ctx context.Context, app *v1alpha1.AppIsolation) (all []networkingv1.NetworkPolicy, err error) {
 	for _, owner := range []string{string(app.UID), orphanOwner(isolation.AppLabel(app.Name))} {
 		var owned networkingv1.NetworkPolicyList
 		if err := r.List(ctx, &owned, client.InNamespace(app.Namespace), client.MatchingFields{ownerIndex: owner},
 			client.DisableReadYourWritesConsistency); err != nil {
 			return nil, fmt.Errorf("list the NetworkPolicies of %s/%s: %w", app.Namespace, app.Name, err)
 		}
-		for i := range owned.Items {
-			if !wanted[owned.Items[i].Name] {
-				found = append(found, &owned.Items[i])
-			}
-		}
+		all = append(all, owned.Items...)
 	}
-	return found, nil
+	return all, nil
 }
 
 // report writes the status, once and only if it changes, and then says what changed.

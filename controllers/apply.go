@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -107,16 +108,27 @@ func (k *keeper) write(ctx context.Context, change isolation.Change) error {
 	case v1alpha1.OperationDelete:
 		// Only the object that we looked at: one made since under the same name may be somebody else's. Nobody waits until
 		// the cache has it no more: it is doubted.
+		k.doubted.Add(policy.UID, isDeleted)
 		err = k.client.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
 	}
-	if change.Operation == v1alpha1.OperationDelete || change.Operation == v1alpha1.OperationUpdate && err != nil {
-		k.doubted.Add(policy.UID, nil)
+	switch {
+	case err == nil || apierrors.IsNotFound(err) || change.Operation == v1alpha1.OperationCreate:
+	case !isRefusal(err):
+		k.doubted.Add(policy.UID, isUnclear)
+	case change.Operation == v1alpha1.OperationDelete:
+		k.doubted.Remove(policy.UID)
 	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
 		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", client.ObjectKeyFromObject(policy))
 	}
 	return err
+}
+
+// isRefusal says whether an error is an answer which says that nothing was done.
+func isRefusal(err error) bool {
+	status := apierrors.APIStatus(nil)
+	return errors.As(err, &status) && status.Status().Code < http.StatusInternalServerError
 }
 
 // isOutdated says whether the API server refused a write because it knows more than our cache. Nothing is lost by doing
@@ -158,8 +170,7 @@ type keeper struct {
 	// placed is a map of owners, by name, to what each had in place. It only words events and metrics, and bounds contests.
 	placed   sync.Map
 	contests contests
-	// doubted are policies of which the cache may have what is no more, by UID: those that were deleted, or written with
-	// an answer that says nothing of what was done.
+	// doubted are policies of which the cache may have what is no more, by UID.
 	doubted *lru.Cache
 }
 
@@ -202,6 +213,16 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 	k.placed.Store(key, now)
 	done.contended, done.wait = k.contests.on(uid, plan.Desired, time.Now())
 	return done
+}
+
+// placedBy are the names of what an owner had in place in its own namespace.
+func (k *keeper) placedBy(owner client.Object) (names []string) {
+	loaded, _ := k.placed.Load(client.ObjectKeyFromObject(owner))
+	before, _ := loaded.(hashes)
+	for key := range before {
+		names = append(names, key.Name)
+	}
+	return names
 }
 
 func (k *keeper) forget(owner client.ObjectKey) { k.placed.Delete(owner) }

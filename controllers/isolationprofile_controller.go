@@ -59,7 +59,12 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var profile v1alpha1.IsolationProfile
-	if _, err := get(work, r, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
+	isLate, err := get(work, r, req.NamespacedName, &profile)
+	if isLate {
+		profile = v1alpha1.IsolationProfile{}
+		err = r.keeper.live.Get(work, req.NamespacedName, &profile)
+	}
+	if apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
 		r.keeper.forget(req.NamespacedName)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
@@ -163,9 +168,18 @@ func (r *ProfileReconciler) baseline(ctx context.Context, profile *v1alpha1.Isol
 }
 
 // awaited says whether a namespace keeps a baseline for now: it names another profile, and what that puts on it is not
-// there yet; or it is being deleted, and its pods may still run.
+// there yet; or it is being deleted, and its pods may still run. The cache alone lets none go.
 func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, error) {
-	namespace, err := namespaceNamed(ctx, r, name)
+	for _, reader := range []client.Reader{r, r.keeper.live} {
+		if awaited, err := r.awaitedBy(ctx, reader, name); awaited || err != nil {
+			return awaited, err
+		}
+	}
+	return false, nil
+}
+
+func (r *ProfileReconciler) awaitedBy(ctx context.Context, reader client.Reader, name string) (bool, error) {
+	namespace, err := namespaceNamed(ctx, reader, name)
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
@@ -177,15 +191,19 @@ func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, err
 		return false, nil
 	}
 	var profile v1alpha1.IsolationProfile
-	if _, err := get(ctx, r, types.NamespacedName{Name: other}, &profile); err != nil {
+	if _, err := get(ctx, reader, types.NamespacedName{Name: other}, &profile); err != nil {
 		return true, client.IgnoreNotFound(err)
 	}
 	if len(isolation.ValidateProfile(&profile)) > 0 {
 		return true, nil // it puts none on the namespace as it is
 	}
-	policy, err := r.baseline(ctx, &profile, name)
-	isThere := policy != nil && isolation.OwnsBaseline(&profile, policy)
-	return !isThere && isolation.Baseline(&profile, name) != nil, err
+	if isolation.Baseline(&profile, name) == nil {
+		return false, nil
+	}
+	var policy networkingv1.NetworkPolicy
+	_, err = get(ctx, reader, types.NamespacedName{Namespace: name, Name: isolation.BaselineName(other)}, &policy)
+	isThere := err == nil && isolation.OwnsBaseline(&profile, &policy) && r.keeper.doubtOf(&policy) != isDeleted
+	return !isThere, client.IgnoreNotFound(err)
 }
 
 // report writes the status, once and only if it changes.

@@ -31,7 +31,8 @@ func get(ctx context.Context, reader client.Reader, key client.ObjectKey, object
 	if !ok {
 		return false, reader.Get(ctx, key, object)
 	}
-	waiting, cancel := context.WithDeadline(ctx, deadline.Add(ownWrites-workTimeout))
+	left := time.Until(deadline) + ownWrites - workTimeout
+	waiting, cancel := context.WithTimeout(ctx, max(left, 10*time.Millisecond)) // enough where nothing is waited for
 	defer cancel()
 	err = reader.Get(waiting, key, object)
 	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
@@ -43,11 +44,32 @@ func get(ctx context.Context, reader client.Reader, key client.ObjectKey, object
 // errOutdated means that the API server knows a newer declaration than the cache. Its event is on its way.
 var errOutdated = errors.New("the declaration is outdated")
 
-// get reads a policy: from the cache, or from the API server where the cache may have what is no more.
+// doubt is why the cache may have of a policy what is no more.
+type doubt int
+
+const (
+	none doubt = iota
+	// isDeleted: it was deleted, or is about to be.
+	isDeleted
+	// isUnclear: it was written or deleted, and the answer says nothing of what was done.
+	isUnclear
+)
+
+// doubtOf is the doubt about a policy that the cache has.
+func (k *keeper) doubtOf(policy *networkingv1.NetworkPolicy) doubt {
+	found, isDoubted := k.doubted.Get(policy.UID)
+	if !isDoubted {
+		return none
+	}
+	return found.(doubt)
+}
+
+// get reads a policy: from the cache, or from the API server where the cache is doubted.
 func (k *keeper) get(ctx context.Context, owner client.Object, key client.ObjectKey) (*networkingv1.NetworkPolicy, error) {
 	var policy networkingv1.NetworkPolicy
 	isLate, err := get(ctx, k.client, key, &policy)
-	if _, isDoubted := k.doubted.Get(policy.UID); !isLate && !isDoubted {
+	why := k.doubtOf(&policy)
+	if !isLate && why == none {
 		return &policy, err
 	}
 	if err := k.confirm(ctx, owner); err != nil {
@@ -55,7 +77,7 @@ func (k *keeper) get(ctx context.Context, owner client.Object, key client.Object
 	}
 	var now networkingv1.NetworkPolicy
 	err = k.live.Get(ctx, key, &now)
-	if err == nil && now.UID == policy.UID && now.ResourceVersion == policy.ResourceVersion {
+	if err == nil && why == isUnclear && now.UID == policy.UID && now.ResourceVersion == policy.ResourceVersion {
 		k.doubted.Remove(policy.UID)
 	}
 	return &now, err

@@ -217,6 +217,32 @@ func TestF02TakenBack(t *testing.T) {
 	}
 }
 
+// TestF02UnseenDefaultDeny has a change come before the operator sees a policy that it has just made, and that the change
+// makes obsolete: what is obsolete goes in an order, which it keeps.
+func TestF02UnseenDefaultDeny(t *testing.T) {
+	makeHome(t)
+	g, denial := NewWithT(t), newGate()
+	denial.from = "shop-default-deny"
+	_, o := proxied(t, of(watches("/networkpolicies"), denial.fault))
+	app := application(t, home, "shop", base)
+	defer tidy(t, app)
+	create(t, app)
+	converges(t, app)
+	denial.close()
+	edit(t, app, func() { wholeNamespace(&app.Spec) })
+	converges(t, app)
+	w, end := world(g, t, app.DeepCopy()), record(t, k8s, home)
+	edit(t, app, func() {
+		app.Spec.Scope, app.Spec.Tiers, app.Spec.Flows, app.Spec.Egress = "", app.Spec.Tiers[:2], app.Spec.Flows[:1], []v1alpha1.Egress{}
+	})
+	<-time.After(7 * time.Second) // longer than it waits for what it wrote
+	denial.release()
+	converges(t, app)
+	states := end()
+	t.Logf("%d verdicts on %v", states.judge(t, w, world(g, t, app)), states.events)
+	settled(t, o, app)
+}
+
 // TestF02FrozenAPIServer has the operator ask a second API server whose cache stands still, while another operator carries
 // out a newer declaration by way of the first. It finds out before it writes again; and what one wants to write that starts
 // there, and takes the past for the present, is about policies that have changed since, and is refused. Only a client that lists
