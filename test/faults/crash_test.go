@@ -55,9 +55,7 @@ var changes = []change{
 	{name: "add a tier", from: asIs, to: tierD},
 	{name: "remove a tier", from: tierD, to: asIs},
 	{name: "remove a tier from the whole namespace", from: both(tierD, wholeNamespace), to: wholeNamespace},
-	{name: "rename a tier", from: asIs, to: func(s *v1alpha1.AppIsolationSpec) {
-		s.Tiers[1].Name, s.Flows[0].To, s.Flows[1].From = "renamed", "renamed", "renamed"
-	}},
+	{name: "rename a tier", from: asIs, to: renameB},
 	{name: "exchange the pods of two tiers", from: asIs, to: func(s *v1alpha1.AppIsolationSpec) {
 		s.Tiers[0].PodSelector, s.Tiers[1].PodSelector = s.Tiers[1].PodSelector, s.Tiers[0].PodSelector
 	}},
@@ -72,6 +70,10 @@ var changes = []change{
 	{name: "less of a baseline", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyIngress)},
 	{name: "no baseline", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.0.10/32", v1alpha1.BaselineNone)},
 	{name: "another profile", from: asIs, to: asIs, old: profileSpec("10.244.0.10/32", v1alpha1.BaselineDenyAll), fresh: profileSpec("10.244.9.0/24", v1alpha1.BaselineDenyAll), relabel: true},
+}
+
+func renameB(s *v1alpha1.AppIsolationSpec) {
+	s.Tiers[1].Name, s.Flows[0].To, s.Flows[1].From = "renamed", "renamed", "renamed"
 }
 
 func wholeNamespace(s *v1alpha1.AppIsolationSpec) { s.Scope = v1alpha1.ScopeNamespace }

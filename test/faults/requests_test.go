@@ -187,60 +187,45 @@ func TestF02StaleCache(t *testing.T) {
 	settled(t, o, app)
 }
 
-// TestF02TakenBack takes a change back before the operator sees what it deleted for it: at once, and after it has given up
-// to wait for that. The policy that it sees still is not the one that is needed again.
-func TestF02TakenBack(t *testing.T) {
+// TestF02Unseen changes a declaration again before the operator sees what it did for the change before: at once, or after it
+// has given up to wait for that.
+func TestF02Unseen(t *testing.T) {
 	makeHome(t)
-	for _, late := range []time.Duration{0, 7 * time.Second} {
-		t.Run(late.String(), func(t *testing.T) {
-			g, deletions := NewWithT(t), newGate()
-			deletions.from = "DELETED"
-			_, o := proxied(t, of(watches("/networkpolicies"), deletions.fault))
+	takenBack := func(s *v1alpha1.AppIsolationSpec) {
+		s.Tiers[1].Name, s.Flows[0].To, s.Flows[1].From = "b", "b", "b"
+	}
+	for _, row := range []struct {
+		name, unseen string
+		late         time.Duration
+		change, next func(*v1alpha1.AppIsolationSpec)
+	}{
+		{"a deleted policy that is needed again at once", "DELETED", 0, renameB, takenBack},
+		{"a deleted policy that is needed again", "DELETED", 7 * time.Second, renameB, takenBack},
+		{"a new policy that goes first", "shop-default-deny", 7 * time.Second, wholeNamespace, func(s *v1alpha1.AppIsolationSpec) {
+			s.Scope, s.Tiers, s.Flows, s.Egress = "", s.Tiers[:2], s.Flows[:1], []v1alpha1.Egress{}
+		}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			g, unseen := NewWithT(t), newGate()
+			unseen.from = row.unseen
+			_, o := proxied(t, of(watches("/networkpolicies"), unseen.fault))
 			app := application(t, home, "shop", base)
 			defer tidy(t, app)
 			create(t, app)
 			converges(t, app)
-			deletions.close()
-			edit(t, app, func() {
-				app.Spec.Tiers[1].Name, app.Spec.Flows[0].To, app.Spec.Flows[1].From = "other", "other", "other"
-			})
-			eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, home)).NotTo(HaveKey("shop-b")) })
+			unseen.close()
+			edit(t, app, func() { row.change(&app.Spec) })
+			converges(t, app)
 			w, end := world(g, t, app.DeepCopy()), record(t, k8s, home)
-			edit(t, app, func() { app.Spec = application(t, home, "shop", base).Spec })
-			<-time.After(late)
-			deletions.release()
+			edit(t, app, func() { row.next(&app.Spec) })
+			<-time.After(row.late)
+			unseen.release()
 			converges(t, app)
 			states := end()
 			t.Logf("%d verdicts on %v", states.judge(t, w, world(g, t, app)), states.events)
 			settled(t, o, app)
 		})
 	}
-}
-
-// TestF02UnseenDefaultDeny has a change come before the operator sees a policy that it has just made, and that the change
-// makes obsolete: what is obsolete goes in an order, which it keeps.
-func TestF02UnseenDefaultDeny(t *testing.T) {
-	makeHome(t)
-	g, denial := NewWithT(t), newGate()
-	denial.from = "shop-default-deny"
-	_, o := proxied(t, of(watches("/networkpolicies"), denial.fault))
-	app := application(t, home, "shop", base)
-	defer tidy(t, app)
-	create(t, app)
-	converges(t, app)
-	denial.close()
-	edit(t, app, func() { wholeNamespace(&app.Spec) })
-	converges(t, app)
-	w, end := world(g, t, app.DeepCopy()), record(t, k8s, home)
-	edit(t, app, func() {
-		app.Spec.Scope, app.Spec.Tiers, app.Spec.Flows, app.Spec.Egress = "", app.Spec.Tiers[:2], app.Spec.Flows[:1], []v1alpha1.Egress{}
-	})
-	<-time.After(7 * time.Second) // longer than it waits for what it wrote
-	denial.release()
-	converges(t, app)
-	states := end()
-	t.Logf("%d verdicts on %v", states.judge(t, w, world(g, t, app)), states.events)
-	settled(t, o, app)
 }
 
 // TestF02FrozenAPIServer has the operator ask a second API server whose cache stands still, while another operator carries
