@@ -222,11 +222,11 @@ func sharePolicies() func(object any) (any, error) {
 		selector := spec.PodSelector
 		spec.PodSelector = *shared(known, &selector)
 		for i, rule := range spec.Ingress {
-			sharePeers(known, rule.From)
+			rule.From = inSharedSelectors(known, rule.From)
 			spec.Ingress[i] = *shared(known, &rule)
 		}
 		for i, rule := range spec.Egress {
-			sharePeers(known, rule.To)
+			rule.To = inSharedSelectors(known, rule.To)
 			spec.Egress[i] = *shared(known, &rule)
 		}
 		return policy, nil
@@ -245,16 +245,19 @@ func inSharedWords(known *lru.Cache, labels map[string]string) map[string]string
 	return same
 }
 
-func sharePeers(known *lru.Cache, peers []networkingv1.NetworkPolicyPeer) {
-	for i := range peers {
-		peer := &peers[i]
-		if peer.PodSelector != nil {
-			peer.PodSelector = shared(known, peer.PodSelector)
+// inSharedSelectors are the same peers with selectors that are known already, where they are. The peers that are given may
+// be others' by now: client-go calls a transformation twice for what it lists.
+func inSharedSelectors(known *lru.Cache, peers []networkingv1.NetworkPolicyPeer) []networkingv1.NetworkPolicyPeer {
+	same := slices.Clone(peers)
+	for i := range same {
+		if same[i].PodSelector != nil {
+			same[i].PodSelector = shared(known, same[i].PodSelector)
 		}
-		if peer.NamespaceSelector != nil {
-			peer.NamespaceSelector = shared(known, peer.NamespaceSelector)
+		if same[i].NamespaceSelector != nil {
+			same[i].NamespaceSelector = shared(known, same[i].NamespaceSelector)
 		}
 	}
+	return same
 }
 
 // shared is the one that is known already, if there is one with the same bytes, which tell all that it says.

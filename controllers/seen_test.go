@@ -9,6 +9,7 @@ import (
 	"unsafe"
 
 	. "github.com/onsi/gomega"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -91,6 +92,29 @@ func TestSharePolicies(t *testing.T) {
 	NewWithT(t).Expect(word(all[3])).To(BeIdenticalTo(word(all[0])), "a word")
 	NewWithT(t).Expect(all[3].OwnerReferences[0].Controller).To(BeIdenticalTo(all[0].OwnerReferences[0].Controller), "an owner")
 	NewWithT(t).Expect(all[3].Spec.Ingress[0].Ports[0].Port).To(BeIdenticalTo(all[0].Spec.Ingress[0].Ports[0].Port), "a whole rule")
+}
+
+// client-go calls a transformation twice for what it lists. By the second call others may read what is shared: the race
+// detector sees who writes to it then.
+func TestSharePoliciesTwice(t *testing.T) {
+	g, share := NewWithT(t), sharePolicies()
+	peers := []networkingv1.NetworkPolicyPeer{{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"tier": "a"}}, NamespaceSelector: &metav1.LabelSelector{}}}
+	policy := &networkingv1.NetworkPolicy{Spec: networkingv1.NetworkPolicySpec{Ingress: []networkingv1.NetworkPolicyIngressRule{{From: peers}}}}
+	want := policy.DeepCopy()
+	first, err := share(policy)
+	g.Expect(err).NotTo(HaveOccurred())
+	held := first.(*networkingv1.NetworkPolicy)
+	again := held.DeepCopy()
+	again.Spec.Ingress[0].From = held.Spec.Ingress[0].From
+	var readers errgroup.Group
+	readers.Go(func() error {
+		_ = held.DeepCopy()
+		return nil
+	})
+	second, err := share(again)
+	g.Expect(err).NotTo(HaveOccurred())
+	g.Expect(readers.Wait()).To(Succeed())
+	g.Expect(second).To(Equal(want))
 }
 
 // What is long is not remembered: it would be kept when nobody has it any more, a thousand times.

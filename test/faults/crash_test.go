@@ -286,10 +286,13 @@ func (u *underway) done(g Gomega, t *testing.T) {
 	expectBaselines(g, t)
 }
 
-// expectBaselines checks that home has the baseline of the profile that it names, and no other.
+// expectBaselines checks that home has the baseline of the profile that it names, and no other, and that this is reported.
 func expectBaselines(g Gomega, t *testing.T) {
 	var want []string
 	w := world(g, t, nil)
+	for _, profile := range w.Profiles {
+		g.Expect(profile.Status.ObservedGeneration).To(Equal(profile.Generation))
+	}
 	if profile, _ := w.Profile(home); profile != nil {
 		if policy := isolation.Baseline(profile, home); policy != nil && w.Namespaces[home][v1alpha1.LabelProfile] != "" {
 			want = append(want, policy.Name)
