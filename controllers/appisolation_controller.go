@@ -55,12 +55,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var app v1alpha1.AppIsolation
-	isLate, err := get(work, r, req.NamespacedName, &app)
-	if isLate { // the status that it lacks says what was refused
-		app = v1alpha1.AppIsolation{}
-		err = r.Live.Get(work, req.NamespacedName, &app)
-	}
-	if apierrors.IsNotFound(err) {
+	// What is late lacks a status of ours, which says what was refused.
+	if _, err := get(work, r, r.Live, req.NamespacedName, &app); apierrors.IsNotFound(err) {
 		r.keeper.forget(req.NamespacedName)
 		r.outdated.Forget(req)
 		return ctrl.Result{}, nil
@@ -162,8 +158,9 @@ func (r *Reconciler) existing(
 	for _, want := range desired {
 		wanted[want.Name], asked[want.Name] = true, true
 	}
-	for _, name := range r.keeper.placedBy(app) { // what is obsolete now is not missed because the cache has it not yet
-		asked[name] = true
+	// What is obsolete now is not missed because the cache has it not yet.
+	for key := range r.keeper.placedBy(client.ObjectKeyFromObject(app)) {
+		asked[key.Name] = true
 	}
 	owned, err := r.owned(ctx, app)
 	if err != nil {

@@ -184,8 +184,7 @@ type hashes map[client.ObjectKey][8]byte
 // carryOut writes what is planned for an owner, but for what has to wait.
 func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolation.Plan) writes {
 	key, uid := client.ObjectKeyFromObject(owner), owner.GetUID()
-	loaded, _ := k.placed.Load(key)
-	before, _ := loaded.(hashes)
+	before := k.placedBy(key)
 	now := hashesOf(plan.Desired)
 	wasPlaced := func(change isolation.Change) bool {
 		policy := client.ObjectKeyFromObject(change.Policy)
@@ -215,14 +214,11 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 	return done
 }
 
-// placedBy are the names of what an owner had in place in its own namespace.
-func (k *keeper) placedBy(owner client.Object) (names []string) {
-	loaded, _ := k.placed.Load(client.ObjectKeyFromObject(owner))
-	before, _ := loaded.(hashes)
-	for key := range before {
-		names = append(names, key.Name)
-	}
-	return names
+// placedBy is what an owner had in place.
+func (k *keeper) placedBy(owner client.ObjectKey) hashes {
+	loaded, _ := k.placed.Load(owner)
+	placed, _ := loaded.(hashes)
+	return placed
 }
 
 func (k *keeper) forget(owner client.ObjectKey) { k.placed.Delete(owner) }

@@ -31,7 +31,7 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	}
 	for key := range isolation.NamedApps(app) {
 		var peer v1alpha1.AppIsolation
-		if _, err := get(ctx, r, key, &peer); client.IgnoreNotFound(err) != nil {
+		if _, err := get(ctx, r, r, key, &peer); client.IgnoreNotFound(err) != nil {
 			return facts, fmt.Errorf("read AppIsolation %s: %w", key, err)
 		} else if err == nil {
 			facts.Apps[key] = &peer.Spec
@@ -54,14 +54,16 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 
 // addNamespaces reads the labels of the namespaces that the declaration names, but for its own, which is known.
 func (r *Reconciler) addNamespaces(ctx context.Context, newest client.Reader, app *v1alpha1.AppIsolation, facts *isolation.Facts) error {
-	isGuarded := facts.Profile != nil && facts.Profile.Spec.Guardrails.IngressNamespaces != nil
-	sources := isolation.NamedSources(app)
+	var guarded map[string]bool
+	if facts.Profile != nil && facts.Profile.Spec.Guardrails.IngressNamespaces != nil {
+		guarded = isolation.NamedSources(app)
+	}
 	for name := range isolation.NamedNamespaces(app) {
 		if name == app.Namespace {
 			continue
 		}
 		var reader client.Reader = r
-		if isGuarded && sources[name] {
+		if guarded[name] {
 			reader = newest
 		}
 		if namespace, err := namespaceNamed(ctx, reader, name); client.IgnoreNotFound(err) != nil {
@@ -93,7 +95,7 @@ func addProfile(ctx context.Context, reader client.Reader, app *v1alpha1.AppIsol
 	facts.Namespaces[app.Namespace] = namespace.Labels
 	name, named := isolation.ProfileName(namespace.Labels)
 	var profile v1alpha1.IsolationProfile
-	switch _, err := get(ctx, reader, types.NamespacedName{Name: name}, &profile); {
+	switch _, err := get(ctx, reader, reader, types.NamespacedName{Name: name}, &profile); {
 	case err == nil:
 		facts.Profile = &profile
 	case !apierrors.IsNotFound(err):

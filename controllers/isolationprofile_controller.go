@@ -59,12 +59,7 @@ func (r *ProfileReconciler) Reconcile(ctx context.Context, req ctrl.Request) (ct
 	work, cancel := context.WithTimeout(ctx, workTimeout)
 	defer cancel()
 	var profile v1alpha1.IsolationProfile
-	isLate, err := get(work, r, req.NamespacedName, &profile)
-	if isLate {
-		profile = v1alpha1.IsolationProfile{}
-		err = r.keeper.live.Get(work, req.NamespacedName, &profile)
-	}
-	if apierrors.IsNotFound(err) {
+	if _, err := get(work, r, r.keeper.live, req.NamespacedName, &profile); apierrors.IsNotFound(err) {
 		r.outdated.Forget(req)
 		r.keeper.forget(req.NamespacedName)
 		return ctrl.Result{}, nil // its baselines are the garbage collector's
@@ -191,7 +186,7 @@ func (r *ProfileReconciler) awaitedBy(ctx context.Context, reader client.Reader,
 		return false, nil
 	}
 	var profile v1alpha1.IsolationProfile
-	if _, err := get(ctx, reader, types.NamespacedName{Name: other}, &profile); err != nil {
+	if _, err := get(ctx, reader, reader, types.NamespacedName{Name: other}, &profile); err != nil {
 		return true, client.IgnoreNotFound(err)
 	}
 	if len(isolation.ValidateProfile(&profile)) > 0 {
@@ -201,7 +196,7 @@ func (r *ProfileReconciler) awaitedBy(ctx context.Context, reader client.Reader,
 		return false, nil
 	}
 	var policy networkingv1.NetworkPolicy
-	_, err = get(ctx, reader, types.NamespacedName{Namespace: name, Name: isolation.BaselineName(other)}, &policy)
+	_, err = get(ctx, reader, reader, types.NamespacedName{Namespace: name, Name: isolation.BaselineName(other)}, &policy)
 	isThere := err == nil && isolation.OwnsBaseline(&profile, &policy) && r.keeper.doubtOf(&policy) != isDeleted
 	return !isThere, client.IgnoreNotFound(err)
 }

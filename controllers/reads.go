@@ -24,9 +24,9 @@ const (
 	mostDoubted = 10_000
 )
 
-// get reads an object from the cache, when that has what was written of it, or later than ownWrites as it is. The context
-// has to be one that was made with workTimeout.
-func get(ctx context.Context, reader client.Reader, key client.ObjectKey, object client.Object) (isLate bool, err error) {
+// get reads an object from the cache, when that has what was written of it. Later than ownWrites it reads whatever another
+// reader has, which may be the cache itself. The context has to be one that was made with workTimeout.
+func get(ctx context.Context, reader, late client.Reader, key client.ObjectKey, object client.Object) (isLate bool, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		return false, reader.Get(ctx, key, object)
@@ -38,7 +38,7 @@ func get(ctx context.Context, reader client.Reader, key client.ObjectKey, object
 	if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 		return false, err
 	}
-	return true, reader.Get(ctx, key, object, client.DisableReadYourWritesConsistency)
+	return true, late.Get(ctx, key, object, client.DisableReadYourWritesConsistency)
 }
 
 // errOutdated means that the API server knows a newer declaration than the cache. Its event is on its way.
@@ -67,7 +67,7 @@ func (k *keeper) doubtOf(policy *networkingv1.NetworkPolicy) doubt {
 // get reads a policy: from the cache, or from the API server where the cache is doubted.
 func (k *keeper) get(ctx context.Context, owner client.Object, key client.ObjectKey) (*networkingv1.NetworkPolicy, error) {
 	var policy networkingv1.NetworkPolicy
-	isLate, err := get(ctx, k.client, key, &policy)
+	isLate, err := get(ctx, k.client, k.client, key, &policy)
 	why := k.doubtOf(&policy)
 	if !isLate && why == none {
 		return &policy, err

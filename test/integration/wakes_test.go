@@ -148,7 +148,8 @@ var _ = Describe("a change wakes", Ordered, func() {
 	})
 })
 
-// wakes is the operator's log, of which it keeps which applications of some namespaces, and whether a profile of theirs, were reconciled.
+// wakes is the operator's log, of which it keeps which applications of some namespaces were reconciled, and whether a
+// profile of theirs was.
 type wakes struct {
 	// of are the namespaces, and what they are called here; profile is that of one of them.
 	of      map[string]string
