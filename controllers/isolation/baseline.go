@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"cmp"
 	"slices"
 
 	networkingv1 "k8s.io/api/networking/v1"
@@ -22,12 +23,20 @@ type Site struct {
 	Policy *networkingv1.NetworkPolicy
 }
 
-// NewBaselinePlan compares a valid profile's baseline with what its namespaces have. It has one step: the namespaces do
-// not depend on each other.
+// place is where a site's policy is, or would be.
+func (s Site) place() string {
+	if s.Policy == nil {
+		return s.Namespace
+	}
+	return s.Namespace + "/" + s.Policy.Name
+}
+
+// NewBaselinePlan compares a valid profile's baseline with what its namespaces have, which come in any order. It has one
+// step: the namespaces do not depend on each other.
 func NewBaselinePlan(profile *v1alpha1.IsolationProfile, sites []Site) Plan {
 	var plan Plan
 	var changes []Change
-	for _, site := range sites {
+	for _, site := range slices.SortedFunc(slices.Values(sites), func(a, b Site) int { return cmp.Compare(a.place(), b.place()) }) {
 		want, have := ownedBaseline(profile, site), site.Policy
 		if want != nil {
 			plan.Desired = append(plan.Desired, want)

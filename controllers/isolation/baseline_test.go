@@ -1,6 +1,7 @@
 package isolation
 
 import (
+	"slices"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -70,6 +71,16 @@ func TestBaselinePlan(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestBaselinePlanHasAnOrderOfItsOwn(t *testing.T) {
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: "strict", UID: "uid-of-strict"}}
+	profile.Spec.Baseline = v1alpha1.BaselineDenyAll
+	taken := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Name: "strict.baseline"}}
+	sites := []Site{{Namespace: "a", Labelled: true}, {Namespace: "b", Labelled: true, Policy: taken}, {Namespace: "c", Labelled: true, Policy: taken}, {Namespace: "d", Labelled: true}}
+	want := NewBaselinePlan(profile, sites)
+	slices.Reverse(sites)
+	NewWithT(t).Expect(NewBaselinePlan(profile, sites)).To(Equal(want))
 }
 
 func contentsOf(p *networkingv1.NetworkPolicy) string {

@@ -44,7 +44,7 @@ type Change struct {
 }
 
 // NewPlan compares the desired policies of an application with those that are there: all of its own, and all that have
-// a desired name, whoever's they are. Nothing that is not the application's own is in any step.
+// a desired name, whoever's they are, in any order. Nothing that is not the application's own is in any step.
 //
 // The order keeps every prefix of the writes within what the old or the new declaration allows, and cuts nothing that
 // both allow, judged at each end of a connection: a pod is selected by its new policy before its old one goes, and the
@@ -57,6 +57,7 @@ type Change struct {
 //  4. policies that are obsolete; bridges are so at the next look
 func NewPlan(app *v1alpha1.AppIsolation, desired, existing []*networkingv1.NetworkPolicy) Plan {
 	var plan Plan
+	existing = slices.SortedFunc(slices.Values(existing), func(a, b *networkingv1.NetworkPolicy) int { return cmp.Compare(a.Name, b.Name) })
 	isDefaultDeny := func(change Change) bool { return change.Policy.Name == PolicyName(app.Name, DefaultDeny) }
 	var first, again, updates, defaultDeny, deletes []Change
 	put := func(operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) {

@@ -279,6 +279,15 @@ func TestPlanKnowsWhoHoldsAName(t *testing.T) {
 		Conflict{Namespace: "shop", Policy: "shop-db", Holder: "AppIsolation shop", Former: true}, Conflict{Namespace: "shop", Policy: "shop-web", Holder: "Team shop"}))
 }
 
+// A cache has no order: what a status says of a plan would change by chance.
+func TestPlanHasAnOrderOfItsOwn(t *testing.T) {
+	there := written(shop())
+	want := steps(NewPlan(shop(), nil, there))
+	NewWithT(t).Expect(want).To(Equal("Delete shop-default-deny; Delete shop-db, Delete shop-web"))
+	slices.Reverse(there)
+	NewWithT(t).Expect(steps(NewPlan(shop(), nil, there))).To(Equal(want))
+}
+
 func TestPlanTakesTheDefaultDenyAwayFirst(t *testing.T) {
 	app := shop()
 	app.Spec.Scope, app.Spec.Tiers, app.Spec.Flows = v1alpha1.ScopeTiers, nil, nil
