@@ -59,7 +59,8 @@ func newLook(app *v1alpha1.AppIsolation, model Model, desired []*networkingv1.Ne
 		inForce: map[types.UID]*v1alpha1.AppIsolation{}, view: View{Populated: map[string]bool{}},
 	}
 	for _, other := range l.apps {
-		if other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && meta.IsStatusConditionTrue(other.Status.Conditions, v1alpha1.ConditionAccepted) {
+		accepted := meta.FindStatusCondition(other.Status.Conditions, v1alpha1.ConditionAccepted) // nil is one that is new
+		if other.Spec.EffectiveMode() == v1alpha1.ModeEnforce && (accepted == nil || accepted.Status == metav1.ConditionTrue) {
 			l.inForce[other.UID] = other
 		}
 	}
@@ -290,18 +291,25 @@ func (l *look) groups() []group {
 func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 	owner := metav1.GetControllerOf(policy)
 	if owner != nil && owner.Kind == "IsolationProfile" {
-		return owner.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(owner.Name)
+		opensNothing := len(policy.Spec.Ingress)+len(policy.Spec.Egress) == 0
+		return owner.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(owner.Name) && opensNothing
 	}
 	if named(l.desired, policy.Name) != nil && Owns(l.app, policy) {
 		return true
 	}
 	if metav1.IsControlledBy(policy, l.app) || isOrphan(l.app, policy) {
-		return policy.Annotations[AnnotationSpecHash] == specHash(policy.Spec) // nobody puts it back before it goes
+		return asWritten(policy)
 	}
 	uid := types.UID(policy.Labels[LabelUID])
 	if owner != nil {
 		uid = owner.UID
 	}
 	other := l.inForce[uid]
-	return other != nil && (owner != nil || isOrphan(other, policy))
+	return other != nil && (owner != nil || isOrphan(other, policy)) && (other.DeletionTimestamp == nil || asWritten(policy))
+}
+
+// asWritten says whether a policy's rules are those that were written last. Where nobody puts it back before it goes, that
+// matters.
+func asWritten(policy *networkingv1.NetworkPolicy) bool {
+	return policy.Annotations[AnnotationSpecHash] == specHash(policy.Spec)
 }
