@@ -115,10 +115,7 @@ func (r *Reconciler) isolate(ctx context.Context, app *v1alpha1.AppIsolation) ou
 	if err != nil {
 		return outcome{writes: writes{err: err}}
 	}
-	o := outcome{resolved: true, profile: facts.MissingProfile}
-	if facts.Profile != nil {
-		o.profile = facts.Profile.Name
-	}
+	o := outcome{resolved: true, profile: facts.ProfileName()}
 	o.model, o.problems = isolation.Resolve(app, facts)
 	if !o.accepted() {
 		return o
@@ -175,9 +172,11 @@ func (r *Reconciler) existing(
 			found = append(found, &owned[i])
 		}
 	}
+	live := false
 	for name := range asked {
 		key := client.ObjectKey{Namespace: app.Namespace, Name: name}
-		have, err := r.keeper.get(ctx, app, key)
+		have, isLive, err := r.keeper.get(ctx, key)
+		live = live || isLive
 		switch {
 		case apierrors.IsNotFound(err):
 		case err != nil:
@@ -185,6 +184,9 @@ func (r *Reconciler) existing(
 		case wanted[name] || isolation.Owns(app, have):
 			found = append(found, have)
 		}
+	}
+	if live {
+		return found, r.keeper.confirm(ctx, app)
 	}
 	return found, nil
 }

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -118,12 +119,19 @@ func (k *keeper) write(ctx context.Context, change isolation.Change) error {
 	case change.Operation == v1alpha1.OperationDelete:
 		k.doubted.Remove(policy.UID)
 	}
+	if err == nil && change.Operation != v1alpha1.OperationDelete && !equality.Semantic.DeepEqual(policy.Spec, change.Policy.Spec) {
+		err = errAltered
+	}
 	if err == nil {
 		policyWrites.WithLabelValues(string(change.Operation)).Inc()
 		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", client.ObjectKeyFromObject(policy))
 	}
 	return err
 }
+
+// errAltered means that a write was taken, and something else is there now. It is tried again, in case that ends.
+var errAltered = errors.New("admission makes other rules of it than were written: " +
+	"exempt policies labelled app.kubernetes.io/managed-by=appisolation from the mutating webhook or MutatingAdmissionPolicy that does")
 
 // isRefusal says whether an error is an answer which says that nothing was done.
 func isRefusal(err error) bool {
@@ -136,7 +144,7 @@ func isRefusal(err error) bool {
 // new object, and all of ours with it.
 func isOutdated(change isolation.Change, err error) bool {
 	if change.Operation == v1alpha1.OperationCreate {
-		// Nobody is woken by the name of a bridge, so one that is taken is an error.
+		// Only its owner is woken by a bridge, so one that somebody else has is an error.
 		return apierrors.IsAlreadyExists(err) && !isolation.IsBridge(change.Policy.Name) ||
 			apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause)
 	}
@@ -167,7 +175,8 @@ func (r *Reconciler) outlived(ctx context.Context, app *v1alpha1.AppIsolation, p
 type keeper struct {
 	client client.Client
 	live   client.Reader
-	// placed is a map of owners, by name, to what each had in place. It only words events and metrics, and bounds contests.
+	// placed is a map of owners, by name, to what each had in place. It words events and metrics, bounds contests, and names
+	// what is looked for though the cache does not have it.
 	placed   sync.Map
 	contests contests
 	// doubted are policies of which the cache may have what is no more, by UID.
@@ -192,15 +201,22 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 		return found && hash == now[policy]
 	}
 	plan.MarkUndoes(wasPlaced)
-	due := k.contests.due(uid, plan, time.Now())
+	began := time.Now()
+	due := k.contests.due(uid, plan, began)
 	k.contests.identify(uid, due, lastToChange(ctx, k.live))
 	done := k.apply(ctx, due)
-	k.contests.undone(uid, done.written, time.Now())
+	k.contests.undone(uid, done.written, began)
 
 	for _, change := range plan.Changes() {
+		policy := client.ObjectKeyFromObject(change.Policy)
 		isWritten := slices.ContainsFunc(done.written, func(w isolation.Change) bool { return w.Policy == change.Policy })
-		if !isWritten && !wasPlaced(change) {
-			delete(now, client.ObjectKeyFromObject(change.Policy))
+		hash, isThere := before[policy]
+		switch {
+		case isWritten || wasPlaced(change):
+		case change.Operation == v1alpha1.OperationDelete && isThere:
+			now[policy] = hash // the cache may not have it yet
+		default:
+			delete(now, policy)
 		}
 	}
 	for _, conflict := range plan.Conflicts {
@@ -210,7 +226,7 @@ func (k *keeper) carryOut(ctx context.Context, owner client.Object, plan isolati
 		}
 	}
 	k.placed.Store(key, now)
-	done.contended, done.wait = k.contests.on(uid, plan.Desired, time.Now())
+	done.contended, done.wait = k.contests.on(uid, plan.Desired, began) // what was not due by then is contested still
 	return done
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // facts reads what the declaration's translation depends on, from the cache but for what guardrails depend on. Everything
-// read here has a key in references, so that its change wakes the application.
+// read here has a key in references, so that its change wakes the application; the profile wakes those of its namespaces.
 func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (isolation.Facts, error) {
 	facts := isolation.Facts{
 		Apps:       map[types.NamespacedName]*v1alpha1.AppIsolationSpec{},
@@ -28,6 +28,11 @@ func (r *Reconciler) facts(ctx context.Context, app *v1alpha1.AppIsolation) (iso
 	newest := r.newestFor(app)
 	if err := addProfile(ctx, newest, app, &facts); err != nil {
 		return facts, err
+	}
+	if facts.ProfileName() != app.Status.Profile && newest != r.Live { // it has changed, or the status is by a newer one than the cache has
+		if err := addProfile(ctx, r.Live, app, &facts); err != nil {
+			return facts, err
+		}
 	}
 	for key := range isolation.NamedApps(app) {
 		var peer v1alpha1.AppIsolation
@@ -92,7 +97,7 @@ func addProfile(ctx context.Context, reader client.Reader, app *v1alpha1.AppIsol
 	if client.IgnoreNotFound(err) != nil { // without a namespace there is nothing left to write either
 		return fmt.Errorf("read namespace %s: %w", app.Namespace, err)
 	}
-	facts.Namespaces[app.Namespace] = namespace.Labels
+	facts.Namespaces[app.Namespace], facts.Profile, facts.MissingProfile = namespace.Labels, nil, ""
 	name, named := isolation.ProfileName(namespace.Labels)
 	var profile v1alpha1.IsolationProfile
 	switch _, err := get(ctx, reader, reader, types.NamespacedName{Name: name}, &profile); {

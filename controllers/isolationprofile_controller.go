@@ -117,18 +117,24 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 		return nil, err
 	}
 	var sites []isolation.Site
-	labelled := map[string]bool{}
+	labelled, live := map[string]bool{}, false
 	for _, namespace := range namespaces {
 		if _, named := isolation.ProfileName(namespace.Labels); named {
 			labelled[namespace.Name] = true
 			if !namespace.DeletionTimestamp.IsZero() {
 				continue // its pods may still run: what it has goes with it
 			}
-			policy, err := r.baseline(ctx, profile, namespace.Name)
+			policy, isLive, err := r.baseline(ctx, profile, namespace.Name)
 			if err != nil {
 				return nil, err
 			}
+			live = live || isLive
 			sites = append(sites, isolation.Site{Namespace: namespace.Name, Labelled: true, Policy: policy})
+		}
+	}
+	if live {
+		if err := r.keeper.confirm(ctx, profile); err != nil {
+			return nil, err
 		}
 	}
 	var owned networkingv1.NetworkPolicyList
@@ -140,7 +146,7 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 		if labelled[policy.Namespace] && policy.Name == isolation.BaselineName(profile.Name) {
 			continue
 		}
-		awaited, err := r.awaited(ctx, policy.Namespace)
+		awaited, err := r.awaited(ctx, profile, policy)
 		if err != nil {
 			return nil, err
 		}
@@ -149,55 +155,59 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 	return sites, nil
 }
 
-// baseline is what a namespace has under the name of a profile's baseline; nil if nothing.
-func (r *ProfileReconciler) baseline(ctx context.Context, profile *v1alpha1.IsolationProfile, namespace string) (*networkingv1.NetworkPolicy, error) {
+// baseline is what a namespace has under the name of a profile's baseline, nil if nothing, and whether the API server was
+// asked.
+func (r *ProfileReconciler) baseline(ctx context.Context, profile *v1alpha1.IsolationProfile, namespace string) (*networkingv1.NetworkPolicy, bool, error) {
 	key := types.NamespacedName{Namespace: namespace, Name: isolation.BaselineName(profile.Name)}
-	policy, err := r.keeper.get(ctx, profile, key)
+	policy, isLive, err := r.keeper.get(ctx, key)
 	if apierrors.IsNotFound(err) {
-		return nil, nil
+		return nil, isLive, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
+		return nil, isLive, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
 	}
-	return policy, nil
+	return policy, isLive, nil
 }
 
-// awaited says whether a namespace keeps a baseline for now: it names another profile, and what that puts on it is not
-// there yet; or it is being deleted, and its pods may still run. The cache alone lets none go.
-func (r *ProfileReconciler) awaited(ctx context.Context, name string) (bool, error) {
+// awaited says whether a namespace keeps a profile's baseline for now: it names another profile, and what that puts on it
+// is not there yet; or the same again, which the cache has not yet; or it is being deleted, and its pods may still run. The
+// cache alone lets none go.
+func (r *ProfileReconciler) awaited(ctx context.Context, profile *v1alpha1.IsolationProfile, policy *networkingv1.NetworkPolicy) (bool, error) {
 	for _, reader := range []client.Reader{r, r.keeper.live} {
-		if awaited, err := r.awaitedBy(ctx, reader, name); awaited || err != nil {
+		if awaited, err := r.awaitedBy(ctx, reader, profile, policy); awaited || err != nil {
 			return awaited, err
 		}
 	}
 	return false, nil
 }
 
-func (r *ProfileReconciler) awaitedBy(ctx context.Context, reader client.Reader, name string) (bool, error) {
-	namespace, err := namespaceNamed(ctx, reader, name)
+func (r *ProfileReconciler) awaitedBy(
+	ctx context.Context, reader client.Reader, profile *v1alpha1.IsolationProfile, policy *networkingv1.NetworkPolicy,
+) (bool, error) {
+	namespace, err := namespaceNamed(ctx, reader, policy.Namespace)
 	if err != nil {
 		return false, client.IgnoreNotFound(err)
 	}
 	if !namespace.DeletionTimestamp.IsZero() {
 		return true, nil
 	}
-	other, named := isolation.ProfileName(namespace.Labels)
-	if !named {
-		return false, nil
+	name, named := isolation.ProfileName(namespace.Labels)
+	if !named || name == profile.Name {
+		return named && policy.Name == isolation.BaselineName(name), nil
 	}
-	var profile v1alpha1.IsolationProfile
-	if _, err := get(ctx, reader, reader, types.NamespacedName{Name: other}, &profile); err != nil {
+	var other v1alpha1.IsolationProfile
+	if _, err := get(ctx, reader, reader, types.NamespacedName{Name: name}, &other); err != nil {
 		return true, client.IgnoreNotFound(err)
 	}
-	if len(isolation.ValidateProfile(&profile)) > 0 {
+	if len(isolation.ValidateProfile(&other)) > 0 {
 		return true, nil // it puts none on the namespace as it is
 	}
-	if isolation.Baseline(&profile, name) == nil {
+	if isolation.Baseline(&other, policy.Namespace) == nil {
 		return false, nil
 	}
-	var policy networkingv1.NetworkPolicy
-	_, err = get(ctx, reader, reader, types.NamespacedName{Namespace: name, Name: isolation.BaselineName(other)}, &policy)
-	isThere := err == nil && isolation.OwnsBaseline(&profile, &policy) && r.keeper.doubtOf(&policy) != isDeleted
+	var its networkingv1.NetworkPolicy
+	_, err = get(ctx, reader, reader, types.NamespacedName{Namespace: policy.Namespace, Name: isolation.BaselineName(name)}, &its)
+	isThere := err == nil && isolation.OwnsBaseline(&other, &its) && r.keeper.doubtOf(&its) != isDeleted
 	return !isThere, client.IgnoreNotFound(err)
 }
 
@@ -242,12 +252,12 @@ func (r *ProfileReconciler) concernedByNamespace(ctx context.Context, namespace 
 // concernedByPolicy are the profile whose baseline a policy is or whose baseline's name it has, and those that wait for
 // it.
 func (r *ProfileReconciler) concernedByPolicy(ctx context.Context, policy client.Object) []reconcile.Request {
+	owners := baselineOwner(policy) // one that was just deleted is not in the cache any more
 	namespace, err := namespaceNamed(ctx, r, policy.GetNamespace())
 	if err != nil {
-		return nil // gone, or not seen yet: its own event comes
+		return owners // gone, or not seen yet: its own event comes
 	}
 	name, named := isolation.ProfileName(namespace.Labels)
-	owners := baselineOwner(policy) // one that was just deleted is not in the cache any more
 	hasName := named && policy.GetName() == isolation.BaselineName(name)
 	if len(owners) == 0 && !hasName {
 		return nil

@@ -49,7 +49,8 @@ type Options struct {
 const (
 	// name is the operator's name in leases, events and field managers.
 	name = "appisolation"
-	// workers reconcile at the same time; a slow or failing application holds up none of the others.
+	// workers reconcile at the same time. An application that fails holds up none of the others, nor does one whose writes are
+	// not answered, as long as there are fewer of these than workers: else the others wait until those are given up.
 	workers = 8
 	// leaseRetry is how often a lease is renewed, and how soon a replica notices that it is free: client-go waits up to 2.2
 	// times as long, which is to be less than two seconds.
@@ -145,6 +146,7 @@ func cacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
+			&v1alpha1.AppIsolation{}:      {Transform: trimApplication},
 			&corev1.Pod{}:                 {Field: running, Transform: trimPods()},
 			&corev1.Service{}:             {Transform: trimService},
 			&networkingv1.NetworkPolicy{}: {Transform: sharePolicies()},

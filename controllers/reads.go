@@ -64,27 +64,26 @@ func (k *keeper) doubtOf(policy *networkingv1.NetworkPolicy) doubt {
 	return found.(doubt)
 }
 
-// get reads a policy: from the cache, or from the API server where the cache is doubted.
-func (k *keeper) get(ctx context.Context, owner client.Object, key client.ObjectKey) (*networkingv1.NetworkPolicy, error) {
+// get reads a policy: from the cache, or from the API server where the cache is doubted. After the latter, confirm has to
+// follow.
+func (k *keeper) get(ctx context.Context, key client.ObjectKey) (_ *networkingv1.NetworkPolicy, isLive bool, err error) {
 	var policy networkingv1.NetworkPolicy
 	isLate, err := get(ctx, k.client, k.client, key, &policy)
 	why := k.doubtOf(&policy)
 	if !isLate && why == none {
-		return &policy, err
-	}
-	if err := k.confirm(ctx, owner); err != nil {
-		return nil, err
+		return &policy, false, err
 	}
 	var now networkingv1.NetworkPolicy
 	err = k.live.Get(ctx, key, &now)
 	if err == nil && why == isUnclear && now.UID == policy.UID && now.ResourceVersion == policy.ResourceVersion {
 		k.doubted.Remove(policy.UID)
 	}
-	return &now, err
+	return &now, true, err
 }
 
 // confirm returns errOutdated if the API server knows a newer owner. What is written by a cache that stands still is
-// refused, since the policies have changed; beside policies from the API server that would not be so.
+// refused, since the policies have changed; over policies that were read from the API server that would not be so, unless
+// the owner was the newest after that.
 func (k *keeper) confirm(ctx context.Context, owner client.Object) error {
 	kind, err := k.client.GroupVersionKindFor(owner)
 	if err != nil {

@@ -278,6 +278,18 @@ func remembered[T any](known *lru.Cache, key string, value T) T {
 	return value
 }
 
+// trimApplication leaves of an application all but who wrote which field, and what kubectl applied last: the declaration
+// once more. Neither is lost where the rest is written back, as a status.
+func trimApplication(object any) (any, error) {
+	app, ok := object.(*v1alpha1.AppIsolation)
+	if !ok {
+		return object, nil
+	}
+	app.ManagedFields = nil
+	delete(app.Annotations, corev1.LastAppliedConfigAnnotation)
+	return app, nil
+}
+
 // trimService leaves of a Service what isolation.Look reads, and its addresses.
 func trimService(object any) (any, error) {
 	service, ok := object.(*corev1.Service)

@@ -20,6 +20,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/appisolation/appisolation/api/v1alpha1"
 )
 
 // Every pod keeps what is its own, whichever pods were trimmed before it.
@@ -51,6 +53,18 @@ func TestTrimPods(t *testing.T) {
 		all = append(all, held)
 	}
 	NewWithT(t).Expect(all[5].spec).To(BeIdenticalTo(all[1].spec), "what is the same is there once")
+}
+
+func TestTrimApplication(t *testing.T) {
+	app := &v1alpha1.AppIsolation{
+		ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}", "theirs": "yes"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
+		Spec: v1alpha1.AppIsolationSpec{Scope: v1alpha1.ScopeNamespace},
+	}
+	NewWithT(t).Expect(trimApplication(app)).To(Equal(&v1alpha1.AppIsolation{
+		ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{"theirs": "yes"}},
+		Spec:       v1alpha1.AppIsolationSpec{Scope: v1alpha1.ScopeNamespace},
+	}))
 }
 
 // Every policy keeps what is its own, whichever came before it; what is the same is there once.

@@ -61,6 +61,15 @@ func ScopeHolder(one *v1alpha1.AppIsolation, inOrder []*v1alpha1.AppIsolation) s
 	return ""
 }
 
+// ProfileName is the name of the profile that governs, or of the missing one that the namespace names; empty means what is
+// built in.
+func (f Facts) ProfileName() string {
+	if f.Profile != nil {
+		return f.Profile.Name
+	}
+	return f.MissingProfile
+}
+
 // profileText names the profile that governs, or the one that would.
 func (f Facts) profileText() string {
 	name := v1alpha1.DefaultProfile
