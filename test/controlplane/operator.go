@@ -85,7 +85,7 @@ func StartOperator(command []string, kubeconfig string, log io.Writer, args ...s
 	process := exec.Command(command[0], slices.Concat(command[1:], []string{
 		"manager", "--metrics-bind-address=0", "--metrics-secure=false", "--health-probe-bind-address=0", "--enforcement-check-interval=0", "--kubeconfig=" + kubeconfig,
 	}, args)...)
-	process.Stderr = log
+	process.Stdout, process.Stderr = log, log
 	return StartChild(process)
 }
 

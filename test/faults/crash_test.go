@@ -206,6 +206,7 @@ type underway struct {
 	profile, other *v1alpha1.IsolationProfile
 	before         declared.World
 	end            func() recording
+	endStatus      func()
 }
 
 // begin has the declaration be what it was before the change. Who watches what happens then does so by a client of its own.
@@ -232,7 +233,7 @@ func (c change) begin(t *testing.T, witness client.WithWatch) *underway {
 	if c.from == nil || u.app.Spec.Mode == v1alpha1.ModeDryRun {
 		u.before.Apps = nil
 	}
-	u.end = record(t, witness, home)
+	u.end, u.endStatus = record(t, witness, home), watchStatus(t, witness, u.app)
 	return u
 }
 
@@ -333,6 +334,7 @@ func (u *underway) finish(t *testing.T, within time.Duration) (verdicts int) {
 	}
 	verdicts = u.end().judge(t, u.before, fresh)
 	if u.to != nil {
+		u.endStatus()
 		settled(t, u.operator, u.app)
 	}
 	return verdicts

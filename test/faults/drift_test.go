@@ -63,21 +63,21 @@ var owners = []struct{ name, patch string }{
 
 func TestF18EditsAreUndone(t *testing.T) {
 	o := startOperator(t, kubeconfig)
-	var longest time.Duration
+	var stood []time.Duration
 	for _, row := range edits {
 		t.Run(row.name, func(t *testing.T) {
 			app := current(t) // of its own: many edits of one policy are a contest
-			longest = max(longest, undone(t, app, row.patch))
+			stood = append(stood, undone(t, app, row.patch))
 			settled(t, o, app)
 		})
 	}
 	t.Run("deleted", func(t *testing.T) {
 		app := current(t)
 		NewWithT(t).Expect(k8s.Delete(t.Context(), policies(NewWithT(t), t, app.Namespace)["shop-a"])).To(Succeed())
-		longest = max(longest, restored(t, app))
+		stood = append(stood, restored(t, app))
 	})
-	t.Logf("%d edits, the longest stood %s", len(edits)+1, longest.Round(time.Millisecond))
-	NewWithT(t).Expect(longest).To(BeNumerically("<", 5*atOnce)) // this machine does other things too
+	t.Logf("%d edits, one of two stood less than %s, the longest %s", len(stood), median(stood), slices.Max(stood))
+	expectAtOnce(t, stood)
 }
 
 func TestF19OwnersAreRestored(t *testing.T) {
@@ -117,7 +117,14 @@ func restored(t *testing.T, app *v1alpha1.AppIsolation) time.Duration {
 	edited := time.Now()
 	desired := translation(NewWithT(t), t, app)
 	eventually(t, soon, func(g Gomega) { expectPolicies(g, app, desired, policies(g, t, app.Namespace)) })
-	return time.Since(edited)
+	return time.Since(edited).Round(time.Millisecond)
+}
+
+// expectAtOnce is for times that something took on a machine which does other things too.
+func expectAtOnce(t *testing.T, took []time.Duration) {
+	t.Helper()
+	NewWithT(t).Expect(median(took)).To(BeNumerically("<", atOnce))
+	NewWithT(t).Expect(slices.Max(took)).To(BeNumerically("<", 5*atOnce))
 }
 
 // TestF18RandomEdits changes policies in any way that the API server accepts, and none of it stays.

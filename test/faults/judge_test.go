@@ -189,6 +189,35 @@ func record(t *testing.T, witness client.WithWatch, namespace string) (end func(
 	}
 }
 
+// watchStatus has a witness watch the status of a namespace's only application from now on; what it returns ends that, and
+// fails the test if the status spoke of an earlier declaration than before, or of a later one than there was.
+func watchStatus(t *testing.T, witness client.WithWatch, app *v1alpha1.AppIsolation) (end func()) {
+	t.Helper()
+	g := NewWithT(t)
+	var list v1alpha1.AppIsolationList
+	g.Expect(witness.List(t.Context(), &list, client.InNamespace(app.Namespace))).To(Succeed())
+	stream, err := witness.Watch(t.Context(), &list, client.InNamespace(app.Namespace), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+	g.Expect(err).NotTo(HaveOccurred())
+	said, last := map[types.UID]int64{}, ""
+	for _, seen := range list.Items {
+		said[seen.UID], last = seen.Status.ObservedGeneration, seen.ResourceVersion
+	}
+	return func() {
+		defer stream.Stop()
+		var now v1alpha1.AppIsolation
+		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(app), &now)).To(Succeed())
+		for last != now.ResourceVersion {
+			event := <-stream.ResultChan()
+			seen, ok := event.Object.(*v1alpha1.AppIsolation)
+			g.Expect(ok).To(BeTrue(), "the watch ended: %v", event.Object)
+			for _, condition := range seen.Status.Conditions {
+				g.Expect(condition.ObservedGeneration).To(And(BeNumerically(">=", said[seen.UID]), BeNumerically("<=", seen.Generation)), "%v", condition)
+			}
+			said[seen.UID], last = seen.Status.ObservedGeneration, seen.ResourceVersion
+		}
+	}
+}
+
 // judge checks promises 3 and 4 in every state: at each end of a connection, nothing is open that neither world opens,
 // and what both open is open. It returns how many verdicts that were.
 func (r recording) judge(t *testing.T, old, fresh declared.World) (verdicts int) {

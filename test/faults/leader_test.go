@@ -46,7 +46,10 @@ func TestF08LeaderFailsOver(t *testing.T) {
 		leader = heir
 	}
 	t.Logf("another one carried out an edit after %v (killed), %v (asked to go)", killed, asked)
+	const reading = time.Second // of the audit log, and of what the edit came to
+	g.Expect(median(killed)).To(BeNumerically("<", 17*time.Second+reading), "lease and retry")
 	g.Expect(slices.Max(killed)).To(BeNumerically("<", 25*time.Second))
+	g.Expect(median(asked)).To(BeNumerically("<", 2*time.Second+reading))
 	g.Expect(slices.Max(asked)).To(BeNumerically("<", 8*time.Second))
 	settled(t, leader, app)
 }

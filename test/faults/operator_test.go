@@ -1,10 +1,12 @@
 package faults
 
 import (
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
 
 	. "github.com/onsi/gomega"
@@ -85,6 +87,24 @@ func (o operator) gauge(g Gomega, name string, labels ...string) float64 {
 	metrics, err := controlplane.Scrape(http.DefaultClient, "http://"+o.metrics+"/metrics")
 	g.Expect(err).NotTo(HaveOccurred())
 	return metrics.Sum(name, labels...)
+}
+
+// reconciled are the namespaces whose applications were reconciled, one after another, by the log of an operator with
+// --zap-log-level=5.
+func (o operator) reconciled(t *testing.T) (namespaces []string) {
+	t.Helper()
+	text, err := os.ReadFile(o.log)
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	for line := range strings.Lines(string(text)) {
+		var entry struct {
+			Msg          string
+			AppIsolation struct{ Namespace string }
+		}
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "Reconciling" && entry.AppIsolation.Namespace != "" {
+			namespaces = append(namespaces, entry.AppIsolation.Namespace)
+		}
+	}
+	return namespaces
 }
 
 // idle waits until the operator has reconciled at least so often and has nothing to do; after an outage it may see only

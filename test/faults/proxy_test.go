@@ -260,6 +260,23 @@ func (c *counter) requests() []string {
 	return c.seen[:len(c.seen):len(c.seen)]
 }
 
+// halves are how many passed in the first half of some time, and in the second.
+func (c *counter) halves(from, to time.Time) (early, late int) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	for _, at := range c.times {
+		if at.After(to) || at.Before(from) {
+			continue
+		}
+		if at.Sub(from) < to.Sub(at) {
+			early++
+		} else {
+			late++
+		}
+	}
+	return early, late
+}
+
 // crash lets so many writes through, one at a time, and then none. The answer to the last is lost.
 type crash struct {
 	after   int

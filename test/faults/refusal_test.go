@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -336,4 +337,59 @@ func TestStaleLabelsAllowNothing(t *testing.T) {
 	create(t, app)
 	becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonForbiddenByProfile)
 	NewWithT(t).Expect(policies(NewWithT(t), t, where)).To(BeEmpty())
+}
+
+// TestStaleLabelsAllowNothingLater gives a namespace a profile that the operator does not see, by which an application is
+// made: it is not written by what the operator sees when it looks again.
+func TestStaleLabelsAllowNothingLater(t *testing.T) {
+	held, where := newGate(), namespace(t)
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: where}, Spec: *profileSpec("10.244.9.0/24", "")}
+	create(t, profile)
+	defer remove(t, profile)
+	_, o := proxied(t, of(watches("/namespaces"), held.fault))
+	converges(t, current(t)) // it has read all there is
+	held.close()
+	defer held.release()
+	labelled := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	edit(t, labelled, func() { metav1.SetMetaDataLabel(&labelled.ObjectMeta, v1alpha1.LabelProfile, where) })
+	app := application(t, where, "shop", twoTiers)
+	create(t, app)
+	converges(t, app)
+	settled(t, o, app)
+	NewWithT(t).Expect(policies(NewWithT(t), t, where)["shop-a"].Spec.Egress).To(ContainElement(HaveField("To", ContainElement(HaveField("IPBlock.CIDR", "10.244.9.0/24")))))
+}
+
+// TestStaleLabelsTakeNoBaseline takes a profile off a namespace and puts it there again, and has the operator see the first.
+func TestStaleLabelsTakeNoBaseline(t *testing.T) {
+	g, again, where := NewWithT(t), newGate(), namespace(t)
+	again.from = "named-again"
+	profile := &v1alpha1.IsolationProfile{ObjectMeta: metav1.ObjectMeta{Name: where}, Spec: v1alpha1.IsolationProfileSpec{Baseline: v1alpha1.BaselineDenyAll}}
+	create(t, profile)
+	defer remove(t, profile)
+	labelled := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: where}}
+	edit(t, labelled, func() { metav1.SetMetaDataLabel(&labelled.ObjectMeta, v1alpha1.LabelProfile, where) })
+	_, o := proxied(t, of(watches("/namespaces"), again.fault))
+	reconciles := func() float64 {
+		return o.gauge(g, "controller_runtime_reconcile_total", "controller", "isolationprofile")
+	}
+	eventually(t, soon, func(g Gomega) { g.Expect(policies(g, t, where)).To(HaveLen(1)) })
+	o.idle(t, 1)
+	since, before := audit.now(t), reconciles()
+
+	again.close()
+	g.Expect(o.Signal(syscall.SIGSTOP)).To(Succeed())
+	edit(t, labelled, func() { delete(labelled.Labels, v1alpha1.LabelProfile) })
+	edit(t, labelled, func() {
+		labelled.Labels[v1alpha1.LabelProfile], labelled.Labels["named-again"] = where, "yes"
+	})
+	g.Expect(o.Signal(syscall.SIGCONT)).To(Succeed())
+	eventually(t, soon, func(g Gomega) {
+		g.Expect(reconciles()).To(BeNumerically(">", before), "it sees that the label is gone")
+	})
+	o.idle(t, 1)
+	again.release()
+	o.idle(t, 1)
+	for _, write := range audit.writes(t, since) {
+		g.Expect(write.resource()).To(Equal("isolationprofiles/status"), write.String())
+	}
 }
