@@ -148,15 +148,15 @@ var _ = Describe("a change wakes", Ordered, func() {
 	})
 })
 
-// wakes is the operator's log, of which it keeps which applications of some namespaces were reconciled, and whether a
-// profile of theirs was.
+// wakes is the operator's log, of which it keeps how often each application of some namespaces was reconciled, and a profile
+// of theirs.
 type wakes struct {
 	// of are the namespaces, and what they are called here; profile is that of one of them.
 	of      map[string]string
 	profile string
 	mutex   sync.Mutex
 	rest    []byte
-	names   map[string]bool
+	names   map[string]int
 }
 
 func (w *wakes) Write(text []byte) (int, error) {
@@ -176,10 +176,10 @@ func (w *wakes) Write(text []byte) (int, error) {
 		}
 		if json.Unmarshal(w.rest[:end], &line) == nil && line.Msg == "Reconciling" {
 			if name := w.of[line.AppIsolation.Namespace]; name != "" {
-				w.names[name+"/"+line.AppIsolation.Name] = true
+				w.names[name+"/"+line.AppIsolation.Name]++
 			}
 			if line.IsolationProfile.Name == w.profile {
-				w.names["the profile"] = true
+				w.names["the profile"]++
 			}
 		}
 		w.rest = w.rest[end+1:]
@@ -189,7 +189,7 @@ func (w *wakes) Write(text []byte) (int, error) {
 func (w *wakes) forget() {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
-	w.names = map[string]bool{}
+	w.names = map[string]int{}
 }
 
 func (w *wakes) list() []string {
@@ -201,7 +201,10 @@ func (w *wakes) list() []string {
 // lookedAt is longer than a look at a namespace is put off.
 const lookedAt = 2 * time.Second
 
-// expect waits until these are woken, and sees that nobody else is.
+// mostWakes is how often one change wakes somebody at most: by itself, by what is written for it, and for a look.
+const mostWakes = 4
+
+// expect waits until these are woken, and sees that nobody else is, nor any of them again and again.
 func (w *wakes) expect(names ...string) {
 	GinkgoHelper()
 	slices.Sort(names)
@@ -209,6 +212,10 @@ func (w *wakes) expect(names ...string) {
 		Eventually(w.list).Should(ContainElements(names))
 	}
 	Consistently(w.list).WithTimeout(lookedAt).Should(ConsistOf(names))
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	GinkgoWriter.Println("woken:", w.names)
+	Expect(w.names).To(Or(BeEmpty(), HaveEach(BeNumerically("<=", mostWakes))))
 }
 
 // eventuallySettle waits until nobody is woken any more.
