@@ -47,10 +47,11 @@ test: controlplane olm ## Run all tests
 
 # Once with client-go's detector of writes into the cache, and once with the race detector, in the operator.
 SEEDS = 1
+FAULTSTIME = $(shell echo $$((60 + 45 * $(SEEDS))))m
 .PHONY: faults
 faults: controlplane ## Break what the operator stands on, at length (an hour and a half; SEEDS=3 for more)
-	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
-	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout 90m -v ./test/faults -args -faults.full -faults.seeds $(SEEDS) -faults.race
+	KUBE_CACHE_MUTATION_DETECTOR=true KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout $(FAULTSTIME) -v ./test/faults -args -faults.full -faults.seeds $(SEEDS)
+	KUBEBUILDER_ASSETS=$(K8S) go test -count=1 -timeout $(FAULTSTIME) -v ./test/faults -args -faults.full -faults.seeds $(SEEDS) -faults.race
 
 # An input that fails is put into testdata/fuzz of its package, where every "make test" tries it again.
 FUZZTIME = 10m
