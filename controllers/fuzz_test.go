@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"encoding/json"
 	"errors"
 	"os"
 	"testing"
@@ -10,22 +9,26 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	structuralschema "k8s.io/apiextensions-apiserver/pkg/apiserver/schema"
+	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/listtype"
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
 	"github.com/appisolation/appisolation/controllers/isolation"
 )
 
-// FuzzStatus makes statuses of any declaration and of whatever the API server and others may say: the CRD's schema takes
-// each, and the same outcome makes the same status again.
+// FuzzStatus makes statuses of any declaration and of whatever the API server and others may say, and of a profile: the CRD's
+// schema takes each, and the same outcome makes the same status again.
 func FuzzStatus(f *testing.F) {
 	text, err := os.ReadFile("../config/samples/web-api-db.yaml")
 	if err != nil {
 		f.Fatal(err)
 	}
-	check := statusSchema(f)
+	check, checkProfile := statusSchema(f, "appisolations"), statusSchema(f, "isolationprofiles")
 	for problems := range uint8(4) {
 		f.Add(text, "quota", "legacy", problems)
 	}
@@ -39,12 +42,16 @@ func FuzzStatus(f *testing.F) {
 		app.Status = v1alpha1.AppIsolationStatus{}
 		o := outcomeOf(app, said, policy, int(problems))
 		app.Status = newStatus(app, o)
-		status, err := json.Marshal(app.Status)
-		g.Expect(err).NotTo(HaveOccurred())
-		var object any
-		g.Expect(json.Unmarshal(status, &object)).To(Succeed())
-		g.Expect(validation.ValidateCustomResource(nil, object, check)).To(BeEmpty(), "%s", status)
+		g.Expect(check(app.Status)).To(BeEmpty())
 		g.Expect(newStatus(app, o)).To(Equal(app.Status))
+
+		denied := denial{plan: o.plan, kept: []string{policy}, writes: o.writes}
+		if problems%7 == 3 {
+			denied.invalid = errors.New(said)
+		}
+		var status v1alpha1.IsolationProfileStatus
+		mergeConditions(&status.Conditions, 1, profileConditions(denied))
+		g.Expect(checkProfile(status)).To(BeEmpty())
 	})
 }
 
@@ -63,16 +70,21 @@ func outcomeOf(app *v1alpha1.AppIsolation, said, policy string, problems int) ou
 		{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: policy}},
 		{ObjectMeta: metav1.ObjectMeta{Namespace: app.Namespace, Name: isolation.PolicyName(app.Name, "web")}},
 	})
-	if problems%3 == 1 {
+	o.view = isolation.View{Populated: map[string]bool{"web": true}, Unisolated: problems%2 == 0, Harmless: []string{said, policy}}
+	o.enforced = failed(v1alpha1.ConditionEnforced, v1alpha1.ReasonNetworkIgnoresPolicies, said)
+	switch problems % 3 {
+	case 1:
 		o.err = errors.New(said)
+	case 2:
+		o.contended = []string{said, policy}
 	}
 	return o
 }
 
-// statusSchema is what the CRD says of a status.
-func statusSchema(f *testing.F) validation.SchemaValidator {
+// statusSchema finds what a CRD's schema refuses of a status.
+func statusSchema(f *testing.F, plural string) func(status any) field.ErrorList {
 	f.Helper()
-	text, err := os.ReadFile("../config/crd/bases/appisolation.io_appisolations.yaml")
+	text, err := os.ReadFile("../config/crd/bases/appisolation.io_" + plural + ".yaml")
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -89,5 +101,15 @@ func statusSchema(f *testing.F) validation.SchemaValidator {
 	if err != nil {
 		f.Fatal(err)
 	}
-	return validator
+	structural, err := structuralschema.NewStructural(&schema)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return func(status any) field.ErrorList {
+		object, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&status)
+		if err != nil {
+			return field.ErrorList{field.InternalError(nil, err)}
+		}
+		return append(validation.ValidateCustomResource(nil, object, validator), listtype.ValidateListSetsAndMaps(nil, structural, object)...)
+	}
 }
