@@ -23,7 +23,7 @@ const lastBackoff = time.Minute
 // TestF04APIServerRestarts kills the API server and starts it again, with nothing changed meanwhile, and with an edit
 // of a policy and of the declaration right after.
 func TestF04APIServerRestarts(t *testing.T) {
-	for away, within := range map[time.Duration]time.Duration{time.Second: 20 * time.Second, time.Minute: lastBackoff + soon} {
+	for away, within := range map[time.Duration]time.Duration{time.Second: lastBackoff / 2, time.Minute: lastBackoff + soon} {
 		t.Run(away.String(), func(t *testing.T) {
 			if away > time.Second {
 				long(t, 3*time.Minute)
