@@ -172,23 +172,17 @@ func (r *Reconciler) existing(
 			found = append(found, &owned[i])
 		}
 	}
-	live := false
+	policies := reading{keeper: &r.keeper}
 	for name := range asked {
-		key := client.ObjectKey{Namespace: app.Namespace, Name: name}
-		have, isLive, err := r.keeper.get(ctx, key)
-		live = live || isLive
-		switch {
-		case apierrors.IsNotFound(err):
-		case err != nil:
-			return nil, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
-		case wanted[name] || isolation.Owns(app, have):
+		have, err := policies.get(ctx, client.ObjectKey{Namespace: app.Namespace, Name: name})
+		if err != nil {
+			return nil, err
+		}
+		if have != nil && (wanted[name] || isolation.Owns(app, have)) {
 			found = append(found, have)
 		}
 	}
-	if live {
-		return found, r.keeper.confirm(ctx, app)
-	}
-	return found, nil
+	return found, policies.confirm(ctx, app)
 }
 
 // owned are the policies that the application owns, or that a former one of its name left to it. This need not wait until

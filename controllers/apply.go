@@ -100,33 +100,43 @@ func (k *keeper) applyStep(ctx context.Context, step []isolation.Change, done *w
 
 func (k *keeper) write(ctx context.Context, change isolation.Change) error {
 	policy := change.Policy.DeepCopy()
-	var err error
-	switch change.Operation {
+	err := k.request(ctx, change.Operation, policy)
+	k.doubt(change, err)
+	if err != nil {
+		return err
+	}
+	if !equality.Semantic.DeepEqual(policy.Spec, change.Policy.Spec) {
+		return errAltered
+	}
+	policyWrites.WithLabelValues(string(change.Operation)).Inc()
+	log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", client.ObjectKeyFromObject(policy))
+	return nil
+}
+
+// request asks for one write; what is created or updated becomes what is there then.
+func (k *keeper) request(ctx context.Context, operation v1alpha1.Operation, policy *networkingv1.NetworkPolicy) error {
+	switch operation {
 	case v1alpha1.OperationCreate:
-		err = k.client.Create(ctx, policy)
+		return k.client.Create(ctx, policy)
 	case v1alpha1.OperationUpdate:
-		err = k.client.Update(ctx, policy)
-	case v1alpha1.OperationDelete:
+		return k.client.Update(ctx, policy)
+	default:
 		// Only the object that we looked at: one made since under the same name may be somebody else's. Nobody waits until
 		// the cache has it no more: it is doubted.
 		k.doubted.Add(policy.UID, isDeleted)
-		err = k.client.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
+		return k.client.Delete(ctx, policy, client.Preconditions{UID: &policy.UID, ResourceVersion: &policy.ResourceVersion}, client.DisableReadYourWritesConsistency)
 	}
+}
+
+// doubt notes what the answer to a write leaves open.
+func (k *keeper) doubt(change isolation.Change, err error) {
 	switch {
 	case err == nil || apierrors.IsNotFound(err) || change.Operation == v1alpha1.OperationCreate:
 	case !isRefusal(err):
-		k.doubted.Add(policy.UID, isUnclear)
+		k.doubted.Add(change.Policy.UID, isUnclear)
 	case change.Operation == v1alpha1.OperationDelete:
-		k.doubted.Remove(policy.UID)
+		k.doubted.Remove(change.Policy.UID)
 	}
-	if err == nil && change.Operation != v1alpha1.OperationDelete && !equality.Semantic.DeepEqual(policy.Spec, change.Policy.Spec) {
-		err = errAltered
-	}
-	if err == nil {
-		policyWrites.WithLabelValues(string(change.Operation)).Inc()
-		log.FromContext(ctx).Info("wrote NetworkPolicy", "operation", change.Operation, "policy", client.ObjectKeyFromObject(policy))
-	}
-	return err
 }
 
 // errAltered means that a write was taken, and something else is there now. It is tried again, in case that ends.

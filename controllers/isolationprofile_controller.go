@@ -117,24 +117,18 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 		return nil, err
 	}
 	var sites []isolation.Site
-	labelled, live := map[string]bool{}, false
+	labelled, policies := map[string]bool{}, reading{keeper: &r.keeper}
 	for _, namespace := range namespaces {
 		if _, named := isolation.ProfileName(namespace.Labels); named {
 			labelled[namespace.Name] = true
 			if !namespace.DeletionTimestamp.IsZero() {
 				continue // its pods may still run: what it has goes with it
 			}
-			policy, isLive, err := r.baseline(ctx, profile, namespace.Name)
+			policy, err := policies.get(ctx, types.NamespacedName{Namespace: namespace.Name, Name: isolation.BaselineName(profile.Name)})
 			if err != nil {
 				return nil, err
 			}
-			live = live || isLive
 			sites = append(sites, isolation.Site{Namespace: namespace.Name, Labelled: true, Policy: policy})
-		}
-	}
-	if live {
-		if err := r.keeper.confirm(ctx, profile); err != nil {
-			return nil, err
 		}
 	}
 	var owned networkingv1.NetworkPolicyList
@@ -152,21 +146,7 @@ func (r *ProfileReconciler) sites(ctx context.Context, profile *v1alpha1.Isolati
 		}
 		sites = append(sites, isolation.Site{Namespace: policy.Namespace, Awaited: awaited, Policy: policy})
 	}
-	return sites, nil
-}
-
-// baseline is what a namespace has under the name of a profile's baseline, nil if nothing, and whether the API server was
-// asked.
-func (r *ProfileReconciler) baseline(ctx context.Context, profile *v1alpha1.IsolationProfile, namespace string) (*networkingv1.NetworkPolicy, bool, error) {
-	key := types.NamespacedName{Namespace: namespace, Name: isolation.BaselineName(profile.Name)}
-	policy, isLive, err := r.keeper.get(ctx, key)
-	if apierrors.IsNotFound(err) {
-		return nil, isLive, nil
-	}
-	if err != nil {
-		return nil, isLive, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
-	}
-	return policy, isLive, nil
+	return sites, policies.confirm(ctx, profile)
 }
 
 // awaited says whether a namespace keeps a profile's baseline for now: it names another profile, and what that puts on it

@@ -64,34 +64,47 @@ func (k *keeper) doubtOf(policy *networkingv1.NetworkPolicy) doubt {
 	return found.(doubt)
 }
 
-// get reads a policy: from the cache, or from the API server where the cache is doubted. After the latter, confirm has to
-// follow.
-func (k *keeper) get(ctx context.Context, key client.ObjectKey) (_ *networkingv1.NetworkPolicy, isLive bool, err error) {
-	var policy networkingv1.NetworkPolicy
-	isLate, err := get(ctx, k.client, k.client, key, &policy)
-	why := k.doubtOf(&policy)
-	if !isLate && why == none {
-		return &policy, false, err
-	}
-	var now networkingv1.NetworkPolicy
-	err = k.live.Get(ctx, key, &now)
-	if err == nil && why == isUnclear && now.UID == policy.UID && now.ResourceVersion == policy.ResourceVersion {
-		k.doubted.Remove(policy.UID)
-	}
-	return &now, true, err
+// reading is one of an owner's policies: some from the cache, and from the API server those of which the cache is doubted.
+type reading struct {
+	*keeper
+	// isLive means that the API server was asked for at least one.
+	isLive bool
 }
 
-// confirm returns errOutdated if the API server knows a newer owner. What is written by a cache that stands still is
-// refused, since the policies have changed; over policies that were read from the API server that would not be so, unless
-// the owner was the newest after that.
-func (k *keeper) confirm(ctx context.Context, owner client.Object) error {
-	kind, err := k.client.GroupVersionKindFor(owner)
+// get reads a policy; nil is none of that name.
+func (r *reading) get(ctx context.Context, key client.ObjectKey) (*networkingv1.NetworkPolicy, error) {
+	var policy networkingv1.NetworkPolicy
+	isLate, err := get(ctx, r.client, r.client, key, &policy)
+	if why := r.doubtOf(&policy); isLate || why != none {
+		cached := policy.ObjectMeta
+		r.isLive, policy = true, networkingv1.NetworkPolicy{}
+		err = r.live.Get(ctx, key, &policy)
+		if err == nil && why == isUnclear && policy.UID == cached.UID && policy.ResourceVersion == cached.ResourceVersion {
+			r.doubted.Remove(policy.UID)
+		}
+	}
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read NetworkPolicy %s: %w", key, err)
+	}
+	return &policy, nil
+}
+
+// confirm ends a reading. It returns errOutdated if the API server knows a newer owner: what is written by a cache that stands
+// still is refused, since the policies have changed, but not what is written over policies as the API server has them.
+func (r *reading) confirm(ctx context.Context, owner client.Object) error {
+	if !r.isLive {
+		return nil
+	}
+	kind, err := r.client.GroupVersionKindFor(owner)
 	if err != nil {
 		return fmt.Errorf("find the kind of %T: %w", owner, err)
 	}
 	now := &metav1.PartialObjectMetadata{}
 	now.SetGroupVersionKind(kind)
-	err = k.live.Get(ctx, client.ObjectKeyFromObject(owner), now)
+	err = r.live.Get(ctx, client.ObjectKeyFromObject(owner), now)
 	if apierrors.IsNotFound(err) || err == nil && (now.UID != owner.GetUID() || now.Generation != owner.GetGeneration()) {
 		return errOutdated
 	}

@@ -57,8 +57,10 @@ func TestTrimPods(t *testing.T) {
 
 func TestTrimApplication(t *testing.T) {
 	app := &v1alpha1.AppIsolation{
-		ObjectMeta: metav1.ObjectMeta{Name: "shop", Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}", "theirs": "yes"},
-			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}}},
+		ObjectMeta: metav1.ObjectMeta{
+			Name: "shop", Annotations: map[string]string{corev1.LastAppliedConfigAnnotation: "{}", "theirs": "yes"},
+			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
+		},
 		Spec: v1alpha1.AppIsolationSpec{Scope: v1alpha1.ScopeNamespace},
 	}
 	NewWithT(t).Expect(trimApplication(app)).To(Equal(&v1alpha1.AppIsolation{

@@ -291,8 +291,7 @@ func (l *look) groups() []group {
 func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 	owner := metav1.GetControllerOf(policy)
 	if owner != nil && owner.Kind == "IsolationProfile" {
-		opensNothing := len(policy.Spec.Ingress)+len(policy.Spec.Egress) == 0
-		return owner.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(owner.Name) && opensNothing
+		return isBaseline(policy, owner)
 	}
 	if named(l.desired, policy.Name) != nil && Owns(l.app, policy) {
 		return true
@@ -305,7 +304,16 @@ func (l *look) isOperators(policy *networkingv1.NetworkPolicy) bool {
 		uid = owner.UID
 	}
 	other := l.inForce[uid]
-	return other != nil && (owner != nil || isOrphan(other, policy)) && (other.DeletionTimestamp == nil || asWritten(policy))
+	if other == nil || owner == nil && !isOrphan(other, policy) {
+		return false
+	}
+	return other.DeletionTimestamp == nil || asWritten(policy)
+}
+
+// isBaseline says whether a policy is a profile's baseline, as far as its name tells, and opens nothing.
+func isBaseline(policy *networkingv1.NetworkPolicy, profile *metav1.OwnerReference) bool {
+	opensNothing := len(policy.Spec.Ingress)+len(policy.Spec.Egress) == 0
+	return profile.APIVersion == v1alpha1.GroupVersion.String() && policy.Name == BaselineName(profile.Name) && opensNothing
 }
 
 // asWritten says whether a policy's rules are those that were written last. Where nobody puts it back before it goes, that
