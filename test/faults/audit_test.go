@@ -43,6 +43,8 @@ type request struct {
 	ObjectRef  struct{ Resource, Subresource, Namespace, Name string }
 
 	ResponseStatus struct{ Code int }
+
+	RequestReceivedTimestamp metav1.MicroTime
 }
 
 func (r request) String() string {
@@ -119,10 +121,13 @@ func (a *auditing) now(t *testing.T) int {
 	return len(a.all(t))
 }
 
-// foreign is an error for every write of the operator's, since the cluster started, that is none of its business.
+// foreign is an error for every write of the operator's, since the cluster started, that is none of its business. The log has
+// them as they were answered: what somebody made may be there after what the operator wrote for it.
 func foreign(requests []request) (writes int, err error) {
 	made := inventory{apps: map[string][]string{}}
-	for _, r := range requests {
+	for _, r := range slices.SortedStableFunc(slices.Values(requests), func(a, b request) int {
+		return a.RequestReceivedTimestamp.Compare(b.RequestReceivedTimestamp.Time)
+	}) {
 		made.add(r)
 		if r.isWrite() {
 			writes++
@@ -205,4 +210,12 @@ func TestForeignWritesAreSeen(t *testing.T) {
 		isFine := err.Error() == before.Error()
 		NewWithT(t).Expect(isFine).To(Equal(row.fine), row.String())
 	}
+
+	answeredLate := []request{line(account, "create", "networkpolicies", "late", "shop-a"), line("admin", "create", "appisolations", "late", "shop")}
+	answeredLate[0].RequestReceivedTimestamp = metav1.NowMicro()
+	_, err := foreign(answeredLate)
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	answeredLate[1].RequestReceivedTimestamp = metav1.NowMicro()
+	_, err = foreign(answeredLate)
+	NewWithT(t).Expect(err).To(HaveOccurred(), "it is not there because of that")
 }
