@@ -122,6 +122,7 @@ func TestF21HostileApplications(t *testing.T) {
 				return
 			}
 			NewWithT(t).Expect(err).NotTo(HaveOccurred())
+			defer remove(t, app) // other tests have no use for its policies
 			if row.how == invalid {
 				becomes(t, app, v1alpha1.ConditionAccepted, v1alpha1.ReasonInvalid)
 				return
@@ -141,6 +142,7 @@ func TestF21HostileApplications(t *testing.T) {
 			large := application(t, namespace(t), fmt.Sprint("large-", i), twoTiers)
 			everybody(&large.Spec)
 			create(t, large)
+			defer remove(t, large)
 			tenants.Go(func() error { return changeAllPolicies(ctx, large, stop) })
 		}
 		with := latencies(t, 100)
