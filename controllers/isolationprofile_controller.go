@@ -172,8 +172,11 @@ func (r *ProfileReconciler) awaitedBy(
 		return true, nil
 	}
 	name, named := isolation.ProfileName(namespace.Labels)
-	if !named || name == profile.Name {
-		return named && policy.Name == isolation.BaselineName(name), nil
+	if !named {
+		return false, nil
+	}
+	if name == profile.Name {
+		return policy.Name == isolation.BaselineName(name), nil
 	}
 	var other v1alpha1.IsolationProfile
 	if _, err := get(ctx, reader, reader, types.NamespacedName{Name: name}, &other); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,16 +23,7 @@ type resident struct{ all, own float64 }
 func (r resident) String() string { return fmt.Sprintf("%.0f MiB (own: %.0f)", r.all, r.own) }
 
 func (o *operator) resident() (r resident, err error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", o.PID()))
-	for line := range strings.Lines(string(text)) {
-		var kilobytes float64
-		if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kilobytes); n == 1 {
-			r.all = kilobytes / 1024
-		}
-		if n, _ := fmt.Sscanf(line, "RssAnon: %f kB", &kilobytes); n == 1 {
-			r.own = kilobytes / 1024
-		}
-	}
+	r.all, r.own, err = o.Memory()
 	return r, err
 }
 

@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+	"k8s.io/client-go/rest"
 )
 
 // Metrics are what a process says of itself, by name.
@@ -25,6 +27,15 @@ func Scrape(client *http.Client, url string) (Metrics, error) {
 	}
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	return parser.TextToMetricFamilies(response.Body)
+}
+
+// Metrics are what the API server says of itself.
+func (cp *ControlPlane) Metrics() (Metrics, error) {
+	client, err := rest.HTTPClientFor(cp.Config)
+	if err != nil {
+		return nil, err
+	}
+	return Scrape(client, strings.TrimSuffix(cp.Config.Host, "/")+"/metrics")
 }
 
 // Sum adds up the counters and gauges of a name that have these labels, which are given by name and value in turn.

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -118,6 +119,22 @@ func StartChild(command *exec.Cmd) (*Child, error) {
 
 // PID is the process number.
 func (c *Child) PID() int { return c.command.Process.Pid }
+
+// Memory is what the process has in memory, in MiB, and what of it is its own: the rest is its binary, which the kernel may
+// drop.
+func (c *Child) Memory() (all, own float64, err error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", c.PID()))
+	for line := range strings.Lines(string(text)) {
+		var kilobytes float64
+		if n, _ := fmt.Sscanf(line, "VmRSS: %f kB", &kilobytes); n == 1 {
+			all = kilobytes / 1024
+		}
+		if n, _ := fmt.Sscanf(line, "RssAnon: %f kB", &kilobytes); n == 1 {
+			own = kilobytes / 1024
+		}
+	}
+	return all, own, err
+}
 
 // Signal sends a signal: SIGSTOP and SIGCONT, say.
 func (c *Child) Signal(signal syscall.Signal) error {

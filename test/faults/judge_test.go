@@ -156,9 +156,7 @@ func record(t *testing.T, witness client.WithWatch, namespace string) (end func(
 	t.Helper()
 	g := NewWithT(t)
 	var list networkingv1.NetworkPolicyList
-	g.Expect(witness.List(t.Context(), &list, client.InNamespace(namespace))).To(Succeed())
-	stream, err := witness.Watch(t.Context(), &list, client.InNamespace(namespace), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
-	g.Expect(err).NotTo(HaveOccurred())
+	stream := listAndWatch(t, witness, namespace, &list)
 	state := map[types.UID]*networkingv1.NetworkPolicy{}
 	for i := range list.Items {
 		state[list.Items[i].UID] = &list.Items[i]
@@ -189,15 +187,23 @@ func record(t *testing.T, witness client.WithWatch, namespace string) (end func(
 	}
 }
 
+// listAndWatch lists what a namespace has of a kind, and watches it from there on.
+func listAndWatch(t *testing.T, witness client.WithWatch, namespace string, list client.ObjectList) watch.Interface {
+	t.Helper()
+	NewWithT(t).Expect(witness.List(t.Context(), list, client.InNamespace(namespace))).To(Succeed())
+	from := &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.GetResourceVersion()}}
+	stream, err := witness.Watch(t.Context(), list, client.InNamespace(namespace), from)
+	NewWithT(t).Expect(err).NotTo(HaveOccurred())
+	return stream
+}
+
 // watchStatus has a witness watch the status of a namespace's only application from now on; what it returns ends that, and
 // fails the test if the status spoke of an earlier declaration than before, or of a later one than there was.
 func watchStatus(t *testing.T, witness client.WithWatch, app *v1alpha1.AppIsolation) (end func()) {
 	t.Helper()
 	g := NewWithT(t)
 	var list v1alpha1.AppIsolationList
-	g.Expect(witness.List(t.Context(), &list, client.InNamespace(app.Namespace))).To(Succeed())
-	stream, err := witness.Watch(t.Context(), &list, client.InNamespace(app.Namespace), &client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
-	g.Expect(err).NotTo(HaveOccurred())
+	stream := listAndWatch(t, witness, app.Namespace, &list)
 	said, last := map[types.UID]int64{}, ""
 	for _, seen := range list.Items {
 		said[seen.UID], last = seen.Status.ObservedGeneration, seen.ResourceVersion

@@ -14,6 +14,9 @@ import (
 	"github.com/appisolation/appisolation/test/controlplane"
 )
 
+// workers are how many applications the operator reconciles at the same time.
+const workers = 8
+
 // operator is one running process of it.
 type operator struct {
 	*controlplane.Child

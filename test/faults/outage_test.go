@@ -128,12 +128,7 @@ func TestF06AWriteHangs(t *testing.T) {
 	long(t, time.Minute)
 	p, o := proxied(t)
 	app := current(t)
-	p.Set(of(writesPolicy, func(http.Handler) http.Handler {
-		return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			swallow(r)
-			<-r.Context().Done()
-		})
-	}))
+	p.Set(of(writesPolicy, unanswered))
 	edit(t, app, func() { app.Spec.Flows = append(app.Spec.Flows, v1alpha1.Flow{From: "a", To: "a"}) })
 	eventually(t, time.Minute+soon, func(g Gomega) {
 		g.Expect(k8s.Get(t.Context(), client.ObjectKeyFromObject(app), app)).To(Succeed())

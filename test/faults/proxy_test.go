@@ -87,11 +87,16 @@ func (m moment) at(n int, some which) controlplane.Fault {
 	return of(mine, before(func(r *http.Request) {
 		swallow(r)
 		close(m.come)
-		select {
-		case <-m.pass:
-		case <-r.Context().Done():
-		}
+		await(r, m.pass)
 	}))
+}
+
+// await holds a request until it may pass, or nobody waits for it any more.
+func await(r *http.Request, pass <-chan struct{}) {
+	select {
+	case <-pass:
+	case <-r.Context().Done():
+	}
 }
 
 // answer answers instead of the API server.
@@ -132,6 +137,14 @@ func drop(http.Handler) http.Handler {
 	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		swallow(r)
 		panic(http.ErrAbortHandler)
+	})
+}
+
+// unanswered does nothing, and never answers.
+func unanswered(http.Handler) http.Handler {
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		swallow(r)
+		<-r.Context().Done()
 	})
 }
 

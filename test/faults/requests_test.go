@@ -468,8 +468,6 @@ func TestF17TakenBeforeItIsDeleted(t *testing.T) {
 
 // TestF26PoisonedApplication has every write for some applications fail, and others none the slower for it.
 func TestF26PoisonedApplication(t *testing.T) {
-	const workers = 8
-	hang := before(func(r *http.Request) { swallow(r); <-r.Context().Done() })
 	for _, row := range []struct {
 		name     string
 		poisoned int
@@ -478,8 +476,8 @@ func TestF26PoisonedApplication(t *testing.T) {
 		isFull   bool
 	}{
 		{"more than there are workers fail", 2 * workers, answer(500, metav1.StatusReasonInternalError, nil), 5 * time.Second, false},
-		{"all workers but one wait", workers - 1, hang, 5 * time.Second, false},
-		{"all workers wait", workers, hang, time.Minute + soon, true}, // which is when they give up
+		{"all workers but one wait", workers - 1, unanswered, 5 * time.Second, false},
+		{"all workers wait", workers, unanswered, time.Minute + soon, true}, // which is when they give up
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			g, many := NewWithT(t), 10

@@ -1,13 +1,10 @@
 package faults
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,7 +12,6 @@ import (
 
 	. "github.com/onsi/gomega"
 	networkingv1 "k8s.io/api/networking/v1"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -54,12 +50,7 @@ func TestF29ThunderingStart(t *testing.T) {
 
 	free := make(chan struct{})
 	isLease := func(r *http.Request) bool { return strings.Contains(r.URL.Path, "/leases") }
-	p := newProxy(t, of(isLease, before(func(r *http.Request) {
-		select {
-		case <-free:
-		case <-r.Context().Done():
-		}
-	})))
+	p := newProxy(t, of(isLease, before(func(r *http.Request) { await(r, free) })))
 	o = startOperator(t, p.Kubeconfig, append(elect, "--zap-log-level=5")...)
 	allWait := func(g Gomega) { // those of other tests, too
 		var all v1alpha1.AppIsolationList
@@ -80,7 +71,7 @@ func TestF29ThunderingStart(t *testing.T) {
 	t.Logf("%d applications: looked at %s after the start; the one made meanwhile was number %d of them, and as declared after %s",
 		many, time.Since(began).Round(time.Millisecond), place+1, served.Round(time.Millisecond))
 	g.Expect(len(order)).To(BeNumerically(">", many))
-	g.Expect(place).To(BeNumerically("<", 8), "a worker takes it before those that may have nothing to do")
+	g.Expect(place).To(BeNumerically("<", workers), "a worker takes it before those that may have nothing to do")
 	for _, write := range audit.writes(t, since) {
 		g.Expect(write.ObjectRef.Namespace).To(Equal(fresh.Namespace), write.String())
 	}
@@ -171,8 +162,6 @@ func TestF27Soak(t *testing.T) {
 	g := NewWithT(t)
 	o := startOperator(t, kubeconfig)
 	place := namespace(t)
-	reader, err := rest.HTTPClientFor(cluster.Config)
-	g.Expect(err).NotTo(HaveOccurred())
 	var minutes, held, goroutines, watches []float64
 	began, rounds := time.Now(), 0
 	for time.Since(began) < 150*time.Second {
@@ -192,9 +181,11 @@ func TestF27Soak(t *testing.T) {
 		eventually(t, time.Minute, func(g Gomega) { g.Expect(policies(g, t, place)).To(BeEmpty()) })
 		rounds++
 		minutes = append(minutes, time.Since(began).Minutes())
-		held = append(held, heldMiB(t, o.PID()))
+		_, own, err := o.Memory()
+		g.Expect(err).NotTo(HaveOccurred())
+		held = append(held, own)
 		goroutines = append(goroutines, o.gauge(g, "go_goroutines"))
-		apiServer, err := controlplane.Scrape(reader, strings.TrimSuffix(cluster.Config.Host, "/")+"/metrics")
+		apiServer, err := cluster.Metrics()
 		g.Expect(err).NotTo(HaveOccurred())
 		watches = append(watches, apiServer.Sum("apiserver_longrunning_requests", "verb", "WATCH"))
 	}
@@ -209,19 +200,6 @@ func TestF27Soak(t *testing.T) {
 	var left networkingv1.NetworkPolicyList
 	g.Expect(k8s.List(t.Context(), &left, client.InNamespace(place))).To(Succeed())
 	g.Expect(left.Items).To(BeEmpty())
-}
-
-// heldMiB is how much memory a process has of its own: without the pages of its binary.
-func heldMiB(t *testing.T, pid int) float64 {
-	t.Helper()
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	NewWithT(t).Expect(err).NotTo(HaveOccurred())
-	fields := bytes.Fields(text)
-	resident, err := strconv.Atoi(string(fields[1]))
-	NewWithT(t).Expect(err).NotTo(HaveOccurred())
-	shared, err := strconv.Atoi(string(fields[2]))
-	NewWithT(t).Expect(err).NotTo(HaveOccurred())
-	return float64((resident-shared)*os.Getpagesize()) / (1 << 20)
 }
 
 // slopeOf is that of the line nearest to some points.

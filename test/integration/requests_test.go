@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/appisolation/appisolation/api/v1alpha1"
@@ -176,9 +175,7 @@ func writes() map[string]int {
 func allWrites() map[string]int {
 	GinkgoHelper()
 	counted := map[string]int{}
-	transport, err := rest.TransportFor(cluster.Config)
-	Expect(err).NotTo(HaveOccurred())
-	metrics, err := controlplane.Scrape(&http.Client{Transport: transport}, strings.TrimSuffix(cluster.Config.Host, "/")+"/metrics")
+	metrics, err := cluster.Metrics()
 	Expect(err).NotTo(HaveOccurred())
 	for _, metric := range metrics["apiserver_request_total"].GetMetric() {
 		labels := controlplane.Labels(metric)
